@@ -1,0 +1,20 @@
+"""The program's door. Kept thin: what it imports is paid for by every call."""
+
+import sys
+
+
+def main() -> None:
+    """Run kvmctl with the process's arguments and leave with its exit code."""
+    arguments = sys.argv[1:]
+    if arguments == ["--version"]:
+        from kvmctl import __version__
+
+        sys.stdout.write(f"kvmctl {__version__}\n")
+        sys.exit(0)
+    from kvmctl.cli import run
+
+    sys.exit(run(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""Parameter types and option decorators that commands share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from kvmctl.connection import Hypervisor
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+OUTPUTS = ("table", "wide", "json", "yaml", "name")
+
+
+@dataclass
+class App:
+    """What the options that work everywhere were set to; click carries it as ``ctx.obj``."""
+
+    uri: str | None = None
+    output: str = "table"
+    color: str = "auto"
+    quiet: bool = False
+    debug: bool = False
+    yes: bool = False
+    _opened: list["Hypervisor"] = field(default_factory=list)
+
+    @property
+    def machine_readable(self) -> bool:
+        """Whether the output is for a program, so that tables and pictures of it are not wanted."""
+        return self.output in ("json", "yaml", "name")
+
+    def connect(self, *, events: bool = False) -> "Hypervisor":
+        """Open the hypervisor the user chose; it is closed when the command ends."""
+        from kvmctl.connection import connect
+
+        hypervisor = connect(self.uri, events=events)
+        self._opened.append(hypervisor)
+        return hypervisor
+
+    def close(self) -> None:
+        """Close what connect() opened."""
+        while self._opened:
+            self._opened.pop().close()
+
+
+def _store(attribute: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def callback(ctx: click.Context, _param: click.Parameter, value: Any) -> None:
+        # Only what was really given counts, so that the option after the command wins over the one
+        # before it and an absent one changes nothing.
+        if value is not None and value is not False:
+            setattr(ctx.find_root().ensure_object(App), attribute, value)
+
+    return callback
+
+
+def everywhere(command: F) -> F:
+    """The options that work before and after every command."""
+    for option in reversed(
+        (
+            click.option(
+                "-c",
+                "--connect",
+                metavar="URI",
+                expose_value=False,
+                callback=_store("uri"),
+                help="The hypervisor, as a libvirt URI.",
+            ),
+            click.option(
+                "-o",
+                "--output",
+                type=click.Choice(OUTPUTS),
+                expose_value=False,
+                callback=_store("output"),
+                help="How to print the result.",
+            ),
+            click.option(
+                "-q",
+                "--quiet",
+                is_flag=True,
+                expose_value=False,
+                callback=_store("quiet"),
+                help="No progress, hints or warnings.",
+            ),
+            click.option(
+                "--color",
+                type=click.Choice(("auto", "always", "never")),
+                expose_value=False,
+                callback=_store("color"),
+                help="When to use colour (NO_COLOR works too).",
+            ),
+            click.option(
+                "--debug",
+                is_flag=True,
+                expose_value=False,
+                callback=_store("debug"),
+                help="Show a traceback when something fails.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def confirmed(command: F) -> F:
+    """``-y/--yes``, for what loses data. Ask with output.confirm()."""
+    return click.option(
+        "-y", "--yes", is_flag=True, expose_value=False, callback=_store("yes"), help="Do it without asking."
+    )(command)
+
+
+def dry_run(command: F) -> F:
+    """``--dry-run``, passed on as ``dry_run``."""
+    return click.option("--dry-run", is_flag=True, help="Print what would happen and touch nothing.")(command)
+
+
+def targets(what: str = "VM") -> Callable[[F], F]:
+    """One or more names or patterns, ``--all`` and ``--parallel``, passed on as ``names``, ``all_``, ``parallel``."""
+
+    def decorate(command: F) -> F:
+        command = click.option(
+            "--parallel", type=click.IntRange(1, 64), default=1, metavar="N", help="How many to do at once."
+        )(command)
+        command = click.option("--all", "all_", is_flag=True, help=f"Every {what}.")(command)
+        return click.argument(
+            "names", nargs=-1, metavar=f"{what}...", shell_complete=complete_vms if what == "VM" else None
+        )(command)
+
+    return decorate
+
+
+def timeout(default: str | None = None) -> Callable[[F], F]:
+    """``--timeout``, passed on as seconds (or None)."""
+    return click.option(
+        "--timeout",
+        type=DURATION,
+        default=default,
+        metavar="TIME",
+        show_default=True,
+        help="Give up after this long (30s, 2m).",
+    )
+
+
+def complete_vms(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """VM names for the shell's completion: quick, quiet, and nothing at all where libvirt does not answer."""
+    from kvmctl.operations.completion import vm_names
+
+    root = ctx.find_root()
+    uri = root.obj.uri if isinstance(root.obj, App) else None
+    return [name for name in vm_names(uri) if name.startswith(incomplete)]
+
+
+class Size(click.ParamType):
+    """A size in bytes; ``bare`` is what a number without a unit counts."""
+
+    name = "size"
+
+    def __init__(self, bare: int) -> None:
+        self.bare = bare
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """See units.parse_size()."""
+        from kvmctl.model.units import parse_size
+
+        if isinstance(value, int):
+            return value
+        return parse_size(value, self.bare)
+
+
+class Duration(click.ParamType):
+    """A duration in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See units.parse_duration()."""
+        from kvmctl.model.units import parse_duration
+
+        if isinstance(value, (int, float)):
+            return float(value)
+        return parse_duration(value)
+
+
+MEMORY = Size(1024**2)
+DISK = Size(1024**3)
+DURATION = Duration()

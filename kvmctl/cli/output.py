@@ -1,0 +1,318 @@
+"""Tables, JSON, YAML, errors and progress: the only file that knows rich.
+
+Data goes to stdout, everything else to stderr. rich is imported only for a terminal, so that a pipe
+does not pay for it.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
+
+from kvmctl.cli.options import OUTPUTS, App
+from kvmctl.errors import Interrupted, KvmctlError, UsageProblem
+from kvmctl.model.names import harmless
+from kvmctl.operations.progress import Progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table: the key in the row, its heading, how a value reads, whether only ``wide`` has it."""
+
+    key: str
+    heading: str
+    read: Callable[[Any], str] | None = None
+    wide: bool = False
+    right: bool = False
+
+    def cell(self, row: Row) -> str:
+        """What stands in ``row``'s cell; ``-`` where the value is not known."""
+        value = row.get(self.key)
+        if self.read is not None:
+            return harmless(self.read(value))
+        return plain(value)
+
+
+def plain(value: Any) -> str:
+    """A value as a person reads it, harmless to a terminal."""
+    if value is None or value == []:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(plain(item) for item in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={plain(item)}" for key, item in value.items())
+    return harmless(str(value))
+
+
+def wanted(arguments: Sequence[str]) -> str:
+    """The output format that ``arguments`` name, as far as can be seen without parsing them."""
+    found = "table"
+    for index, argument in enumerate(arguments):
+        if argument == "--":
+            break
+        value = ""
+        if argument in ("-o", "--output") and index + 1 < len(arguments):
+            value = arguments[index + 1]
+        elif argument.startswith("--output="):
+            value = argument.partition("=")[2]
+        elif argument.startswith("-o") and len(argument) > 2:
+            value = argument[2:].lstrip("=")
+        if value in OUTPUTS:
+            found = value
+    return found
+
+
+# ---------------------------------------------------------------- data, on stdout
+
+
+def show_list(
+    app: App, rows: Sequence[Row], columns: Sequence[Column], name: str = "name", empty: str | None = None
+) -> None:
+    """Print ``rows`` as the user asked: an array, a table, or each row's ``name``.
+
+    ``empty`` is said on stderr in place of a table without rows.
+    """
+    if _structured(app, list(rows)):
+        return
+    if app.output == "name":
+        for row in rows:
+            _write(_usable_name(row, name) + "\n")
+        return
+    if not rows:
+        if empty:
+            info(app, empty)
+        return
+    shown = [column for column in columns if app.output == "wide" or not column.wide]
+    _table(
+        app,
+        [column.heading for column in shown],
+        [[column.cell(row) for column in shown] for row in rows],
+        [column.right for column in shown],
+    )
+
+
+def show_one(
+    app: App, row: Row, table: Callable[[], str | Sequence[tuple[str, Any]]] | None = None, name: str = "name"
+) -> None:
+    """Print one object: JSON, YAML, its ``name``, or for people what ``table`` gives.
+
+    ``table`` returns a sentence, or (label, value) pairs; without it every key is shown.
+    """
+    if _structured(app, row):
+        return
+    if app.output == "name":
+        _write(_usable_name(row, name) + "\n")
+        return
+    what = table() if table is not None else [(key.replace("_", " "), value) for key, value in row.items()]
+    if isinstance(what, str):
+        _write(what + "\n")
+        return
+    width = max((len(label) for label, _ in what), default=0)
+    bold, plain_again = ("\x1b[1m", "\x1b[0m") if colored(app, sys.stdout) else ("", "")
+    for label, value in what:
+        lines = value if isinstance(value, list) and value and isinstance(value[0], str) else [value]
+        for index, line in enumerate(lines):
+            head = f"{label:<{width}}" if index == 0 else " " * width
+            _write(f"{bold}{head}{plain_again}  {plain(line)}\n")
+
+
+def show_text(text: str) -> None:
+    """Print ``text`` (XML, a spec) as it is, with a line end."""
+    _write(text if text.endswith("\n") else text + "\n")
+
+
+def json_line(row: Row) -> None:
+    """Print one object on one line at once, for a stream of them."""
+    _write(json.dumps(row) + "\n")
+    sys.stdout.flush()
+
+
+def _structured(app: App, data: Any) -> bool:
+    if app.output == "json":
+        _write(json.dumps(data, indent=2) + "\n")
+        return True
+    if app.output == "yaml":
+        import yaml
+
+        _write(yaml.safe_dump(data, sort_keys=False, allow_unicode=False))
+        return True
+    return False
+
+
+def _usable_name(row: Row, key: str) -> str:
+    """The name, or the UUID where the name could harm a terminal: what is printed can be used as it is."""
+    name = str(row.get(key))
+    return str(row["uuid"]) if harmless(name) != name and "uuid" in row else harmless(name)
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+    except UnicodeEncodeError:
+        sys.stdout.write(text.encode("ascii", "backslashreplace").decode("ascii"))
+
+
+def _table(app: App, headings: list[str], rows: list[list[str]], right: list[bool]) -> None:
+    if sys.stdout.isatty():
+        from rich.table import Table
+
+        table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+        for heading, to_right in zip(headings, right, strict=True):
+            table.add_column(heading, justify="right" if to_right else "left", overflow="fold")
+        from rich.text import Text
+
+        for row in rows:
+            table.add_row(*(Text(cell, style=_STATES.get(cell, "")) for cell in row))
+        _console(app, sys.stdout).print(table)
+        return
+    widths = [max(len(row[index]) for row in [headings, *rows]) for index in range(len(headings))]
+    for row in [headings, *rows]:
+        cells = (
+            f"{cell:>{width}}" if to_right else f"{cell:<{width}}"
+            for cell, width, to_right in zip(row, widths, right, strict=True)
+        )
+        _write("  ".join(cells).rstrip() + "\n")
+
+
+# Bold and the sixteen colours that each terminal theme chooses itself: readable on dark and on light.
+_STATES = {
+    "running": "green",
+    "paused": "yellow",
+    "crashed": "red",
+    "ok": "green",
+    "warn": "yellow",
+    "fail": "red",
+    "refused": "red",
+}
+
+
+def _console(app: App, stream: TextIO) -> "Console":
+    from rich.console import Console
+
+    return Console(
+        file=stream,
+        no_color=not colored(app, stream),
+        highlight=False,
+        markup=False,
+        emoji=False,
+        force_terminal=stream.isatty() or None,
+    )
+
+
+def colored(app: App, stream: TextIO) -> bool:
+    """Whether colour is wanted on ``stream``: --color, NO_COLOR (https://no-color.org), a terminal."""
+    if app.color != "auto":
+        return app.color == "always"
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and stream.isatty()
+
+
+# ---------------------------------------------------------------- the rest, on stderr
+
+
+def info(app: App, text: str) -> None:
+    """A line for people, on stderr, unless --quiet."""
+    if not app.quiet:
+        _error_line(text)
+
+
+def warn(app: App, text: str) -> None:
+    """A warning on stderr, unless --quiet."""
+    if not app.quiet:
+        yellow, reset = ("\x1b[33m", "\x1b[0m") if colored(app, sys.stderr) else ("", "")
+        _error_line(f"{yellow}warning:{reset} ", text)
+
+
+def show_error(app: App, error: KvmctlError, target: str | None = None) -> None:
+    """The error on stderr: one line and its hint, or with ``-o json`` one object."""
+    if app.output == "json":
+        content = error.as_dict()
+        if target is not None:
+            content["name"] = target
+        sys.stderr.write(json.dumps({"error": content}) + "\n")
+        return
+    red, reset = ("\x1b[31m", "\x1b[0m") if colored(app, sys.stderr) else ("", "")
+    prefix = f"{harmless(target)}: " if target is not None else ""
+    _error_line(f"{red}error:{reset} ", prefix + " ".join(error.message.split()))
+    if error.hint:
+        _error_line("  ", " ".join(error.hint.split()))
+
+
+def _error_line(*parts: str) -> None:
+    safe = "".join(part if index < len(parts) - 1 else harmless(part) for index, part in enumerate(parts))
+    try:
+        sys.stderr.write(safe + "\n")
+        sys.stderr.flush()
+    except UnicodeEncodeError:
+        sys.stderr.write(safe.encode("ascii", "backslashreplace").decode("ascii") + "\n")
+
+
+def confirm(app: App, question: str, flag: str = "--yes") -> None:
+    """Ask before data is lost. --yes answers; without a terminal the missing flag is named (exit 2)."""
+    if app.yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageProblem(f"{question} Nobody can be asked here", f"add {flag} to do it without asking")
+    sys.stderr.write(harmless(question) + " [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Interrupted("not done")
+
+
+@contextmanager
+def progress(app: App) -> Iterator[Progress]:
+    """A bar on a terminal, silence in a pipe or with --quiet. It disappears when the work is done."""
+    if app.quiet or not sys.stderr.isatty():
+        yield Progress()
+        return
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeElapsedColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bars
+
+    class Live(Progress):
+        def __init__(self, bars: Bars) -> None:
+            self.bars = bars
+            self.now: tuple[str, Any] | None = None
+
+        def step(self, text: str) -> None:
+            self._task(text, None)
+
+        def amount(self, text: str, done: int, total: int | None) -> None:
+            task = self._task(text, total)
+            self.bars.update(task, completed=done, total=total)
+
+        def _task(self, text: str, total: int | None) -> Any:
+            text = harmless(text)
+            if self.now is not None and self.now[0] == text:
+                return self.now[1]
+            if self.now is not None:
+                self.bars.remove_task(self.now[1])
+            self.now = (text, self.bars.add_task(text, total=total, bytes=total is not None))
+            return self.now[1]
+
+    class OfBytes(DownloadColumn):
+        def render(self, task: Any) -> Any:
+            return super().render(task) if task.fields.get("bytes") else ""
+
+    class Speed(TransferSpeedColumn):
+        def render(self, task: Any) -> Any:
+            return super().render(task) if task.fields.get("bytes") else ""
+
+    with Bars(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        OfBytes(),
+        Speed(),
+        TimeElapsedColumn(),
+        console=_console(app, sys.stderr),
+        transient=True,
+    ) as bars:
+        yield Live(bars)

@@ -1,0 +1,310 @@
+"""Opening libvirt, its event loop, and telling one libvirt error from another.
+
+The only module that knows how a connection is chosen and what libvirt's error codes mean to a user.
+"""
+
+import contextlib
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import libvirt
+
+from kvmctl.errors import (
+    Conflict,
+    ConnectionFailed,
+    KvmctlError,
+    NotFound,
+    Refused,
+    TimedOut,
+    UsageProblem,
+)
+
+SYSTEM = "qemu:///system"
+SESSION = "qemu:///session"
+
+# libvirt reports a broken connection under many codes; these domains and codes only ever mean that.
+_CONNECTION_CODES = {
+    libvirt.VIR_ERR_NO_CONNECT,
+    libvirt.VIR_ERR_INVALID_CONN,
+    libvirt.VIR_ERR_AUTH_FAILED,
+    libvirt.VIR_ERR_AUTH_CANCELLED,
+    libvirt.VIR_ERR_AUTH_UNAVAILABLE,
+    libvirt.VIR_ERR_ACCESS_DENIED,
+    libvirt.VIR_ERR_NO_SERVER,
+    libvirt.VIR_ERR_LIBSSH,
+    libvirt.VIR_ERR_SSH,
+    libvirt.VIR_ERR_GNUTLS_ERROR,
+    libvirt.VIR_ERR_RPC,
+}
+_NOT_FOUND_CODES = {
+    libvirt.VIR_ERR_NO_DOMAIN,
+    libvirt.VIR_ERR_NO_NETWORK,
+    libvirt.VIR_ERR_NO_STORAGE_POOL,
+    libvirt.VIR_ERR_NO_STORAGE_VOL,
+    libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT,
+    libvirt.VIR_ERR_NO_DOMAIN_METADATA,
+    libvirt.VIR_ERR_NO_NODE_DEVICE,
+    libvirt.VIR_ERR_NO_INTERFACE,
+    libvirt.VIR_ERR_NO_SECRET,
+    libvirt.VIR_ERR_DEVICE_MISSING,
+}
+_CONFLICT_CODES = {
+    libvirt.VIR_ERR_OPERATION_INVALID,
+    libvirt.VIR_ERR_DOM_EXIST,
+    libvirt.VIR_ERR_NETWORK_EXIST,
+    libvirt.VIR_ERR_STORAGE_VOL_EXIST,
+    libvirt.VIR_ERR_RESOURCE_BUSY,
+}
+_USAGE_CODES = {
+    libvirt.VIR_ERR_XML_ERROR,
+    libvirt.VIR_ERR_XML_DETAIL,
+    libvirt.VIR_ERR_XML_INVALID_SCHEMA,
+    libvirt.VIR_ERR_CONFIG_UNSUPPORTED,
+}
+_GONE = re.compile(
+    r"client socket is closed|connection (?:closed|reset)|end of file while reading|broken pipe"
+    r"|keepalive|cannot (?:recv|write) data|failed to connect (?:to )?(?:socket|the hypervisor)"
+    r"|unable to connect to server|socket (?:closed|hung up)",
+    re.IGNORECASE,
+)
+
+
+def explain(error: libvirt.libvirtError, uri: str | None = None) -> KvmctlError:
+    """``error`` as the kvmctl error of its kind: one line, with the way out where one is known."""
+    code = error.get_error_code()
+    message = " ".join((error.get_error_message() or str(error)).split())
+    at = f" ({uri})" if uri else ""
+    if code in _CONNECTION_CODES or _GONE.search(message):
+        return ConnectionFailed(f"{message}{at}", _connection_hint(message, uri))
+    if code in _NOT_FOUND_CODES:
+        return NotFound(message)
+    if code == libvirt.VIR_ERR_OPERATION_FAILED and "already exists" in message:
+        # Two creations of one name: libvirt uses its general code for the one that lost.
+        return Conflict(message)
+    if code in _CONFLICT_CODES:
+        return Conflict(message)
+    if code in _USAGE_CODES:
+        return UsageProblem(message)
+    if code in (libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_AGENT_COMMAND_TIMEOUT):
+        return TimedOut(message)
+    if code == libvirt.VIR_ERR_OPERATION_DENIED:
+        return ConnectionFailed(f"{message}{at}", "the connection is read-only or this user may not do that")
+    if code == libvirt.VIR_ERR_MIGRATE_UNSAFE:
+        return Refused(message)
+    if code == libvirt.VIR_ERR_AGENT_UNRESPONSIVE:
+        return KvmctlError(message, "is qemu-guest-agent installed and running in the guest?")
+    if code == libvirt.VIR_ERR_NO_SUPPORT:
+        return KvmctlError(f"{message}{at}", "this hypervisor cannot do that")
+    return KvmctlError(message)
+
+
+def _connection_hint(message: str, uri: str | None) -> str | None:
+    lowered = message.lower()
+    if "no such file" in lowered or "connection refused" in lowered or "failed to connect" in lowered:
+        if uri and not urlsplit(uri).netloc and "+" not in urlsplit(uri).scheme:
+            return "is libvirtd running here? 'kvmctl host setup' starts it; -c URI names another hypervisor"
+        return "is libvirtd running and listening there?"
+    if "permission denied" in lowered or "authentication" in lowered or "access denied" in lowered:
+        return "join the group libvirt ('kvmctl host setup'), or use -c qemu:///session"
+    return "check the URI, or name another with -c"
+
+
+@contextlib.contextmanager
+def translated(uri: str | None = None) -> Iterator[None]:
+    """Within it a libvirtError leaves as the kvmctl error that explain() makes of it."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        raise explain(error, uri) from error
+
+
+def is_missing(error: libvirt.libvirtError) -> bool:
+    """Whether ``error`` only says that the thing is not there."""
+    return error.get_error_code() in _NOT_FOUND_CODES
+
+
+class Hypervisor:
+    """One open connection, and what kvmctl must know of where it leads.
+
+    ``conn`` is libvirt's own connection object, ``uri`` the one libvirt says it is. Close it, or use it
+    in a ``with``.
+    """
+
+    def __init__(self, conn: libvirt.virConnect) -> None:
+        self.conn = conn
+        self.uri: str = conn.getURI()
+        parts = urlsplit(self.uri)
+        self.driver = parts.scheme.partition("+")[0]
+        self.transport = parts.scheme.partition("+")[2]
+        self.is_session = parts.path.rstrip("/").endswith("/session")
+        # A unix socket is this machine, whichever path it has; a host name or another transport may not be.
+        self.is_remote = bool(parts.hostname) or self.transport in {
+            "ssh",
+            "libssh",
+            "libssh2",
+            "tcp",
+            "tls",
+            "ext",
+        }
+        self.host: str | None = parts.hostname
+        self.query = parse_qs(parts.query)
+
+    def __enter__(self) -> "Hypervisor":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; what libvirt says about one that is gone already does not matter."""
+        with contextlib.suppress(libvirt.libvirtError):
+            self.conn.close()
+
+    def find(self, name: str) -> libvirt.virDomain:
+        """The domain with this running id, name or UUID (in that order, as virsh has it).
+
+        Raises NotFound, naming the URI.
+        """
+        lookups: list[Callable[[], libvirt.virDomain]] = []
+        if name.isascii() and name.isdigit() and int(name) < 2**31:
+            lookups.append(lambda: self.conn.lookupByID(int(name)))
+        lookups.append(lambda: self.conn.lookupByName(name))
+        if re.fullmatch(r"[0-9a-fA-F-]{32,36}", name):
+            lookups.append(lambda: self.conn.lookupByUUIDString(name))
+        for lookup in lookups:
+            try:
+                return lookup()
+            except libvirt.libvirtError as error:
+                if not is_missing(error) and error.get_error_code() != libvirt.VIR_ERR_INVALID_ARG:
+                    raise explain(error, self.uri) from error
+        raise NotFound(
+            f"no VM named {name[:100]!a} on {self.uri}",
+            "'kvmctl list' shows those there are; -c URI looks elsewhere",
+        )
+
+    def find_or_none(self, name: str) -> libvirt.virDomain | None:
+        """The domain with exactly this name, or None."""
+        try:
+            return self.conn.lookupByName(name)
+        except libvirt.libvirtError as error:
+            if is_missing(error):
+                return None
+            raise explain(error, self.uri) from error
+
+    def domain_capabilities(
+        self, virt: str, arch: str | None = None, machine: str | None = None, emulator: str | None = None
+    ) -> str:
+        """libvirt's domain capabilities XML for one kind of guest."""
+        with translated(self.uri):
+            text: str = self.conn.getDomainCapabilities(emulator, arch, machine, virt, 0)
+        return text
+
+
+_events_started = threading.Event()
+
+
+def start_events() -> None:
+    """Run libvirt's event loop in a thread of its own. Call it before connect(); more calls do nothing."""
+    if _events_started.is_set():
+        return
+    _events_started.set()
+    libvirt.virEventRegisterDefaultImpl()
+
+    def loop() -> None:
+        while True:
+            libvirt.virEventRunDefaultImpl()
+
+    threading.Thread(target=loop, name="libvirt-events", daemon=True).start()
+
+
+def _silence(*_: object) -> None:
+    """libvirt prints every error to stderr unless somebody takes it; kvmctl reports them itself."""
+
+
+def connect(uri: str | None = None, *, read_only: bool = False, events: bool = False) -> Hypervisor:
+    """Open the hypervisor named by ``uri``, or the first that the user has set or may use.
+
+    Without ``uri``: LIBVIRT_DEFAULT_URI, ``uri_default`` of libvirt's client configuration,
+    qemu:///system where it lets this user in, else qemu:///session. With ``events`` the event loop runs
+    and a keep-alive notices a dead peer within 25 s.
+    """
+    libvirt.registerErrorHandler(_silence, None)
+    if uri is not None:
+        check_uri(uri)
+    if events:
+        start_events()
+    chosen = uri or configured_uri()
+    if chosen is not None:
+        return _open(chosen, read_only, events)
+    try:
+        return _open(SYSTEM, read_only, events)
+    except ConnectionFailed as refused:
+        if os.geteuid() == 0:
+            raise
+        try:
+            return _open(SESSION, read_only, events)
+        except ConnectionFailed:
+            raise refused from None
+
+
+def _open(uri: str, read_only: bool, events: bool) -> Hypervisor:
+    try:
+        conn = libvirt.openReadOnly(uri) if read_only else libvirt.open(uri)
+    except libvirt.libvirtError as error:
+        found = explain(error, uri)
+        if not isinstance(found, ConnectionFailed):
+            # Whatever kept the connection from opening, to the user it is a connection that failed.
+            found = ConnectionFailed(f"{found.message} ({uri})", found.hint or "check the URI given with -c")
+        raise found from error
+    if events:
+        with contextlib.suppress(libvirt.libvirtError):
+            conn.setKeepAlive(5, 5)
+    return Hypervisor(conn)
+
+
+def check_uri(uri: str) -> str:
+    """``uri`` if it is safe to hand to libvirt.
+
+    libvirt runs ``?command=`` and gives the host name to ssh, so a URI from elsewhere must be able to do
+    neither harm: ConnectionFailed is too late for that, so this raises UsageProblem first.
+    """
+    if not uri or not uri.isprintable() or uri.startswith("-"):
+        raise UsageProblem(
+            f"{uri[:100]!a} is not a libvirt URI", "write it like qemu:///system or qemu+ssh://host/system"
+        )
+    try:
+        parts = urlsplit(uri)
+        host = parts.hostname or ""
+        _ = parts.port
+    except ValueError as error:
+        raise UsageProblem(f"{uri[:100]!a} is not a libvirt URI: {error}") from None
+    if host.startswith("-") or (parts.username or "").startswith("-"):
+        raise UsageProblem(f"the host in {uri[:100]!a} begins with '-', which ssh would take for an option")
+    if "command" in parse_qs(parts.query, keep_blank_values=True):
+        raise UsageProblem(f"{uri[:100]!a} names a command to run", "kvmctl takes no ?command= in a URI")
+    return uri
+
+
+def configured_uri() -> str | None:
+    """What LIBVIRT_DEFAULT_URI or libvirt's client configuration names, or None."""
+    from_environment = os.environ.get("LIBVIRT_DEFAULT_URI") or os.environ.get("VIRSH_DEFAULT_CONNECT_URI")
+    if from_environment:
+        return from_environment
+    try:
+        text = client_configuration().read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    match = re.search(r'^\s*uri_default\s*=\s*"([^"]+)"', text, re.MULTILINE)
+    return match[1] if match else None
+
+
+def client_configuration() -> Path:
+    """Where libvirt keeps this user's client configuration (virConfLoadConfigPath in its virconf.c)."""
+    if os.geteuid() == 0:
+        return Path("/etc/libvirt/libvirt.conf")
+    home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(home) / "libvirt" / "libvirt.conf"

@@ -1,0 +1,167 @@
+"""What kvmctl remembers of a VM, in the domain's own ``<metadata>``: libvirt is the database.
+
+virsh and virt-manager keep it through their own edits, and it travels with the guest.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from kvmctl.model import xml
+
+NAMESPACE = "urn:kvmctl:vm:1"
+PREFIX = "kvmctl"
+
+
+@dataclass(frozen=True)
+class OwnedVolume:
+    """A storage volume that kvmctl made for this VM, and so deletes with it."""
+
+    pool: str
+    name: str
+    path: str | None = None
+    role: Literal["disk", "seed", "memory", "other"] = "disk"
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A port of the host that leads to one of the guest. ``address`` None: the default of the network's kind."""
+
+    protocol: Literal["tcp", "udp"]
+    host_port: int
+    guest_port: int
+    address: str | None = None
+
+
+@dataclass(frozen=True)
+class Creator:
+    """The process that is still making this VM: a machine, its boot, and a process there with its start time."""
+
+    machine: str
+    boot: str
+    pid: int
+    started: int
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """All of it. ``creator`` is there only while ``create`` (or clone) is at work; ``created`` is ISO 8601."""
+
+    created: str | None = None
+    image: str | None = None
+    user: str | None = None
+    protected: bool = False
+    volumes: tuple[OwnedVolume, ...] = ()
+    forwards: tuple[Forward, ...] = ()
+    creator: Creator | None = None
+    # What other capabilities keep here, element by element, untouched by the ones above.
+    extra: tuple[str, ...] = field(default=())
+
+    def with_forwards(self, forwards: tuple[Forward, ...]) -> "Metadata":
+        """The same with other forwards."""
+        return replace(self, forwards=forwards)
+
+
+def to_element(metadata: Metadata) -> xml.Element:
+    """``<vm>`` as virDomainSetMetadata takes it: without prefix, the namespace on the root."""
+    root = xml.etree.Element(f"{{{NAMESPACE}}}vm", nsmap={PREFIX: NAMESPACE})
+
+    def add(tag: str, content: str | None = None, **attributes: object) -> None:
+        element = xml.add(root, f"{{{NAMESPACE}}}{tag}", content, **attributes)
+        assert element is not None
+
+    if metadata.created:
+        add("created", metadata.created)
+    if metadata.image:
+        add("image", metadata.image)
+    if metadata.user:
+        add("user", metadata.user)
+    if metadata.protected:
+        add("protected")
+    for volume in metadata.volumes:
+        add("volume", pool=volume.pool, name=volume.name, path=volume.path, role=volume.role)
+    for forward in metadata.forwards:
+        add(
+            "forward",
+            protocol=forward.protocol,
+            address=forward.address,
+            host=forward.host_port,
+            guest=forward.guest_port,
+        )
+    if metadata.creator:
+        creator = metadata.creator
+        add("creator", machine=creator.machine, boot=creator.boot, pid=creator.pid, started=creator.started)
+    for text in metadata.extra:
+        root.append(xml.parse(text, "kvmctl metadata"))
+    return root
+
+
+def from_element(root: xml.Element) -> Metadata:
+    """What a ``<vm>`` element says; whatever in it is malformed (somebody edited it) is left out."""
+    known = {"created", "image", "user", "protected", "volume", "forward", "creator"}
+
+    def text_of(tag: str) -> str | None:
+        element = root.find(f"{{{NAMESPACE}}}{tag}")
+        return element.text if element is not None else None
+
+    creator = root.find(f"{{{NAMESPACE}}}creator")
+    return Metadata(
+        created=text_of("created"),
+        image=text_of("image"),
+        user=text_of("user"),
+        protected=root.find(f"{{{NAMESPACE}}}protected") is not None,
+        volumes=tuple(v for v in map(_volume, root.findall(f"{{{NAMESPACE}}}volume")) if v),
+        forwards=tuple(f for f in map(_forward, root.findall(f"{{{NAMESPACE}}}forward")) if f),
+        creator=_creator(creator) if creator is not None else None,
+        extra=tuple(
+            xml.raw(element).strip()
+            for element in root
+            if isinstance(element.tag, str) and xml.etree.QName(element).localname not in known
+        ),
+    )
+
+
+def from_domain(domain: xml.Element) -> Metadata:
+    """The metadata within a whole ``<domain>``; empty where kvmctl never touched it."""
+    element = domain.find(f"metadata/{{{NAMESPACE}}}vm")
+    return from_element(element) if element is not None else Metadata()
+
+
+def put(domain: xml.Element, metadata: Metadata) -> None:
+    """Set ``metadata`` in a whole ``<domain>`` tree, leaving other tools' metadata where it is."""
+    holder = domain.find("metadata")
+    if holder is None:
+        holder = xml.new("metadata")
+        after = [child for child in domain if child.tag in ("name", "uuid", "genid", "title", "description")]
+        domain.insert(domain.index(after[-1]) + 1 if after else 0, holder)
+    old = holder.find(f"{{{NAMESPACE}}}vm")
+    if old is not None:
+        holder.remove(old)
+    holder.append(to_element(metadata))
+
+
+def _volume(element: xml.Element) -> OwnedVolume | None:
+    pool, name, role = element.get("pool"), element.get("name"), element.get("role", "disk")
+    if not pool or not name:
+        return None
+    known: Literal["disk", "seed", "memory", "other"]
+    known = role if role in ("disk", "seed", "memory") else "other"  # type: ignore[assignment]
+    return OwnedVolume(pool, name, element.get("path"), known)
+
+
+def _forward(element: xml.Element) -> Forward | None:
+    protocol = element.get("protocol", "")
+    host, guest = _port(element.get("host")), _port(element.get("guest"))
+    if protocol not in ("tcp", "udp") or host is None or guest is None:
+        return None
+    return Forward("udp" if protocol == "udp" else "tcp", host, guest, element.get("address"))
+
+
+def _port(text: str | None) -> int | None:
+    return int(text) if text and text.isascii() and text.isdigit() and 0 < int(text) < 65536 else None
+
+
+def _creator(element: xml.Element) -> Creator | None:
+    pid, started = element.get("pid", ""), element.get("started", "")
+    if not (pid.isascii() and pid.isdigit() and started.isascii() and started.isdigit()):
+        return None
+    return Creator(element.get("machine", ""), element.get("boot", ""), int(pid), int(started))

@@ -1,0 +1,1 @@
+"""What kvmctl does: one file a capability. plan() looks and decides, run() acts and undoes."""

@@ -1,0 +1,14 @@
+"""How an operation says what it is doing, without knowing of any screen."""
+
+
+class Progress:
+    """What long work says while it runs. This one says nothing; the command line hands in one that draws."""
+
+    def step(self, text: str) -> None:
+        """What is being done now, in a few words."""
+
+    def amount(self, text: str, done: int, total: int | None) -> None:
+        """``done`` bytes of ``total`` (None where it is not known) of what ``text`` names."""
+
+    def warn(self, text: str) -> None:
+        """Something the user should know, though the work goes on."""

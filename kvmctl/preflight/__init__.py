@@ -1,0 +1,1 @@
+"""What must hold before something is done: read-only checks, each a Check."""
