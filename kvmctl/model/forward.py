@@ -1,0 +1,64 @@
+"""A published port as users write it: ``[ADDR:]HOST:GUEST[/udp]``, with ranges on both sides."""
+
+import ipaddress
+import re
+
+from kvmctl.errors import UsageProblem
+from kvmctl.model.metadata import Forward
+
+_PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?\Z")
+_HINT = "write it [ADDR:]HOST:GUEST[/udp], like 8080:80, 127.0.0.1:2222:22 or 5000-5009:5000-5009/udp"
+# One firewall rule or one monitor command a port: more at once is a typing error.
+LARGEST_RANGE = 1024
+
+
+def parse_forward(text: str) -> tuple[Forward, ...]:
+    """The forwards that ``text`` names, one a port. Raises UsageProblem, saying what is wrong with it."""
+    shown = f"{text[:80]!a}"
+    ports, slash, protocol = text.partition("/")
+    if slash and protocol not in ("tcp", "udp"):
+        raise UsageProblem(f"{shown}: the protocol is tcp or udp", _HINT)
+    address: str | None
+    if ports.startswith("["):
+        address, bracket, rest = ports[1:].partition("]:")
+        if not bracket:
+            raise UsageProblem(f"{shown}: the address has no closing bracket", _HINT)
+        parts = rest.split(":")
+    else:
+        parts = ports.split(":")
+        address = parts.pop(0) if len(parts) == 3 else None
+    if len(parts) != 2:
+        raise UsageProblem(f"{shown} does not name a host port and a guest port", _HINT)
+    if address is not None:
+        try:
+            address = str(ipaddress.ip_address(address))
+        except ValueError:
+            raise UsageProblem(f"{shown}: {address[:60]!a} is not an IP address", _HINT) from None
+    host, guest = _range(parts[0], shown), _range(parts[1], shown)
+    if len(host) != len(guest):
+        raise UsageProblem(f"{shown}: {len(host)} host ports cannot lead to {len(guest)} guest ports", _HINT)
+    kind = "udp" if protocol == "udp" else "tcp"
+    return tuple(Forward(kind, h, g, address) for h, g in zip(host, guest, strict=True))  # type: ignore[arg-type]
+
+
+def _range(text: str, shown: str) -> range:
+    match = _PORTS.match(text)
+    if not match:
+        raise UsageProblem(f"{shown}: {text[:40]!a} is not a port", _HINT)
+    first = int(match[1])
+    last = int(match[2]) if match[2] else first
+    if not (0 < first < 65536 and 0 < last < 65536):
+        raise UsageProblem(f"{shown}: a port is between 1 and 65535", _HINT)
+    if last < first:
+        raise UsageProblem(f"{shown}: the range {text} runs backwards", _HINT)
+    if last - first >= LARGEST_RANGE:
+        raise UsageProblem(f"{shown}: more than {LARGEST_RANGE} ports in one range", _HINT)
+    return range(first, last + 1)
+
+
+def written(forward: Forward) -> str:
+    """``forward`` as a user would write it."""
+    address = f"[{forward.address}]" if forward.address and ":" in forward.address else forward.address
+    head = f"{address}:" if address else ""
+    tail = "/udp" if forward.protocol == "udp" else ""
+    return f"{head}{forward.host_port}:{forward.guest_port}{tail}"
