@@ -1,0 +1,325 @@
+"""Storage pools and volumes: where disks, seeds and images live, on whichever host the hypervisor is.
+
+Nothing here opens a path of the hypervisor's: volumes are made by libvirt and filled through streams, so
+that all of it works over a remote connection too.
+"""
+
+import contextlib
+import io
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Literal
+
+import libvirt
+
+from kvmctl.connection import Hypervisor, explain, is_missing, translated
+from kvmctl.errors import Conflict, Interrupted, KvmctlError, NotFound
+from kvmctl.model import xml
+from kvmctl.model.units import MIB
+from kvmctl.operations.progress import Progress
+from kvmctl.operations.undo import Undo
+
+DEFAULT = "default"
+IMAGES = "kvmctl-images"
+
+# Where libvirt's own packages and virt-install put the pool "default" of the system's libvirtd.
+SYSTEM_IMAGES = PurePosixPath("/var/lib/libvirt/images")
+
+# virStreamSend takes no more at once: VIR_NET_MESSAGE_PAYLOAD_MAX less its header, and libvirt-python
+# splits nothing. 256 KiB is what virsh's own transfers use (VIR_NET_MESSAGE_LEGACY_PAYLOAD_MAX).
+CHUNK = 256 * 1024 - 24
+
+# A qcow2 volume is made this large before its real content replaces it: see upload().
+PLACEHOLDER = MIB
+
+
+def default_pool(hypervisor: Hypervisor) -> libvirt.virStoragePool:
+    """The pool for the guests' disks: ``default``, made as virt-install makes it where there is none."""
+    return ensure_pool(hypervisor, DEFAULT)
+
+
+def image_pool(hypervisor: Hypervisor) -> libvirt.virStoragePool:
+    """The pool for the images that guests are made from: ``kvmctl-images``, made where there is none."""
+    return ensure_pool(hypervisor, IMAGES)
+
+
+def ensure_pool(hypervisor: Hypervisor, name: str) -> libvirt.virStoragePool:
+    """The pool ``name``, active. The two that kvmctl knows a place for are defined where they are missing.
+
+    Several kvmctl may do this at the same time: whoever comes second finds what the first one made.
+    Raises NotFound for another pool that does not exist.
+    """
+    pool = find_pool(hypervisor, name)
+    if pool is None:
+        if name not in (DEFAULT, IMAGES):
+            raise NotFound(
+                f"no storage pool named {name[:100]!a} on {hypervisor.uri}", "'virsh pool-list --all' shows them"
+            )
+        pool = _define(hypervisor, name)
+    _activate(hypervisor, pool)
+    return pool
+
+
+def find_pool(hypervisor: Hypervisor, name: str) -> libvirt.virStoragePool | None:
+    """The pool with this name, active or not, or None."""
+    try:
+        return hypervisor.conn.storagePoolLookupByName(name)
+    except libvirt.libvirtError as error:
+        if is_missing(error):
+            return None
+        raise explain(error, hypervisor.uri) from error
+
+
+def target_path(pool: libvirt.virStoragePool) -> PurePosixPath | None:
+    """The directory (or device directory) on the hypervisor's host where the pool's volumes are."""
+    path = xml.parse(pool.XMLDesc(0), "storage pool", "pool").findtext("target/path")
+    return PurePosixPath(path) if path else None
+
+
+def _define(hypervisor: Hypervisor, name: str) -> libvirt.virStoragePool:
+    path = _place_for(hypervisor, name)
+    with translated(hypervisor.uri):
+        for other in hypervisor.conn.listAllStoragePools(0):
+            # libvirt allows one pool a directory; virt-manager may have named this one otherwise.
+            if target_path(other) == path:
+                return other
+    pool = xml.new("pool", type_="dir")
+    xml.add(pool, "name", name)
+    xml.add(xml.add(pool, "target"), "path", str(path))
+    try:
+        made = hypervisor.conn.storagePoolDefineXML(xml.text(pool), 0)
+    except libvirt.libvirtError as error:
+        found = find_pool(hypervisor, name)
+        if found is None:
+            raise explain(error, hypervisor.uri) from error
+        return found
+    with contextlib.suppress(libvirt.libvirtError):
+        # Without autostart it works as well; it is only looked for again each time.
+        made.setAutostart(1)
+    return made
+
+
+def _activate(hypervisor: Hypervisor, pool: libvirt.virStoragePool) -> None:
+    """Start the pool, making its directory where that is missing."""
+    with translated(hypervisor.uri):
+        if pool.isActive():
+            return
+        for attempt in (pool.build, pool.create):
+            try:
+                attempt(0)
+            except libvirt.libvirtError:
+                if pool.isActive():
+                    return
+                if attempt == pool.create:
+                    raise
+                # build() of what exists already may fail, and what it could not make create() will miss.
+
+
+def _place_for(hypervisor: Hypervisor, name: str) -> PurePosixPath:
+    """The directory for one of the pools that kvmctl makes: images next to the pool ``default``."""
+    if name == DEFAULT:
+        return _default_place(hypervisor)
+    default = find_pool(hypervisor, DEFAULT)
+    if default is not None:
+        with translated(hypervisor.uri):
+            path = target_path(default)
+            kind = xml.parse(default.XMLDesc(0), "storage pool", "pool").get("type")
+        # Beside a mounted or device-backed pool may be no room at all: only a plain directory has neighbours.
+        if path is not None and kind == "dir":
+            return path.with_name(IMAGES)
+    return _default_place(hypervisor).with_name(IMAGES)
+
+
+def _default_place(hypervisor: Hypervisor) -> PurePosixPath:
+    if not hypervisor.is_session:
+        return SYSTEM_IMAGES
+    if hypervisor.is_remote:
+        raise KvmctlError(
+            f"{hypervisor.uri} has no storage pool 'default', and where its user's files are cannot be seen from here",
+            f"make it with 'virsh -c {hypervisor.uri} pool-define-as default dir --target DIRECTORY'",
+        )
+    data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return PurePosixPath(data) / "libvirt" / "images"
+
+
+def find_volume(pool: libvirt.virStoragePool, name: str) -> libvirt.virStorageVol | None:
+    """The volume ``name`` of ``pool``, or None."""
+    try:
+        return pool.storageVolLookupByName(name)
+    except libvirt.libvirtError as error:
+        if is_missing(error):
+            return None
+        raise explain(error) from error
+
+
+def refresh(pool: libvirt.virStoragePool) -> None:
+    """Let libvirt look again at what is in the pool; while it is making a volume there it would not, and need not."""
+    try:
+        pool.refresh(0)
+    except libvirt.libvirtError as error:
+        if "asynchronous jobs running" not in (error.get_error_message() or ""):
+            raise explain(error) from error
+
+
+def upload(
+    pool: libvirt.virStoragePool,
+    name: str,
+    source: BinaryIO | bytes | Path,
+    size: int,
+    *,
+    format: Literal["raw", "qcow2"] = "raw",
+    mode: Literal["0600", "0644"] = "0600",
+    progress: Progress | None = None,
+    text: str | None = None,
+) -> libvirt.virStorageVol:
+    """Make the volume ``name`` in ``pool`` and send it the ``size`` bytes of ``source`` through a stream.
+
+    Holes of a file stay holes. ``text`` names the work in the progress. If anything fails, or Ctrl-C
+    arrives, no volume is left. A qcow2 gets its header last: if kvmctl is killed in between, the volume
+    is an empty one of PLACEHOLDER bytes, never half an image.
+    Raises Conflict where a volume of that name is there already, KvmctlError where ``source`` is shorter.
+    """
+    progress = progress or Progress()
+    with contextlib.ExitStack() as stack, Undo() as undo:
+        reader = _reader(stack, source)
+        volume = _create(pool, name, size, format, mode)
+        undo.add(f"delete volume {name}", lambda: volume.delete(0))
+        report = _Report(progress, text or f"uploading {name}", size)
+        head = min(size, PLACEHOLDER) if format == "qcow2" else 0
+        # What the empty volume already holds below PLACEHOLDER must be overwritten, not skipped over.
+        if head < size:
+            _send(pool, volume, reader, head, size, report, sparse=True)
+        if head:
+            _send(pool, volume, reader, 0, head, report, sparse=False)
+        undo.keep()
+        return volume
+
+
+def create_volume(pool: libvirt.virStoragePool, volume: xml.Element, flags: int = 0) -> libvirt.virStorageVol:
+    """Make a volume from its XML tree. Raises Conflict where the name or its file is there already."""
+    name = volume.findtext("name") or ""
+    try:
+        return pool.createXML(xml.text(volume), flags)
+    except libvirt.libvirtError as error:
+        found = explain(error)
+        if isinstance(found, Conflict):
+            raise Conflict(f"the storage pool {pool.name()} already has a volume {name}", found.hint) from error
+        raise found from error
+
+
+def delete_volume(hypervisor: Hypervisor, pool_name: str, name: str) -> bool:
+    """Delete a volume; False where it, or its pool, is not there (any more)."""
+    pool = find_pool(hypervisor, pool_name)
+    if pool is None:
+        return False
+    _activate(hypervisor, pool)
+    volume = find_volume(pool, name)
+    if volume is None:
+        return False
+    try:
+        volume.delete(0)
+    except libvirt.libvirtError as error:
+        if is_missing(error) or find_volume(pool, name) is None:
+            return False
+        raise explain(error, hypervisor.uri) from error
+    return True
+
+
+def _create(pool: libvirt.virStoragePool, name: str, size: int, format_: str, mode: str) -> libvirt.virStorageVol:
+    volume = xml.new("volume", type_="file")
+    xml.add(volume, "name", name)
+    xml.add(volume, "capacity", PLACEHOLDER if format_ == "qcow2" else size, unit="bytes")
+    xml.add(volume, "allocation", 0, unit="bytes")
+    target = xml.add(volume, "target")
+    xml.add(target, "format", type_=format_)
+    xml.add(xml.add(target, "permissions"), "mode", mode)
+    return create_volume(pool, volume)
+
+
+def _reader(stack: contextlib.ExitStack, source: BinaryIO | bytes | Path) -> BinaryIO:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    if isinstance(source, Path):
+        return stack.enter_context(source.open("rb"))
+    return source
+
+
+class _Report:
+    """Counts what was sent over both parts of an upload."""
+
+    def __init__(self, progress: Progress, text: str, total: int) -> None:
+        self.progress, self.text, self.total, self.done = progress, text, total, 0
+
+    def add(self, count: int) -> None:
+        self.done += count
+        self.progress.amount(self.text, self.done, self.total)
+
+
+def _send(
+    pool: libvirt.virStoragePool,
+    volume: libvirt.virStorageVol,
+    reader: BinaryIO,
+    start: int,
+    end: int,
+    report: _Report,
+    *,
+    sparse: bool,
+) -> None:
+    """Send bytes ``start`` to ``end`` of ``reader`` to the same place in ``volume``."""
+    with translated():
+        stream = pool.connect().newStream(0)
+        flags = libvirt.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM if sparse else 0
+        volume.upload(stream, start, end - start, flags)
+        try:
+            for offset, length, is_hole in _segments(reader, start, end) if sparse else [(start, end - start, False)]:
+                if is_hole:
+                    stream.sendHole(length, 0)
+                    report.add(length)
+                else:
+                    _send_data(stream.send, reader, offset, length, report)
+            stream.finish()
+        except BaseException as error:
+            with contextlib.suppress(libvirt.libvirtError):
+                stream.abort()
+            if isinstance(error, KeyboardInterrupt):
+                raise Interrupted("interrupted") from error
+            raise
+
+
+def _send_data(send: Callable[[bytes], int], reader: BinaryIO, offset: int, length: int, report: _Report) -> None:
+    reader.seek(offset)
+    while length:
+        data = reader.read(min(CHUNK, length))
+        if not data:
+            raise KvmctlError(f"the source ended {length} bytes early", "was it changed meanwhile? try again")
+        length -= len(data)
+        while data:
+            sent = send(data)
+            report.add(sent)
+            data = data[sent:]
+
+
+def _segments(reader: BinaryIO, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
+    """(offset, length, whether a hole) from ``start`` to ``end``; one piece of data where holes cannot be seen."""
+    try:
+        descriptor = reader.fileno()
+        os.lseek(descriptor, start, os.SEEK_DATA)
+    except io.UnsupportedOperation:
+        yield start, end - start, False
+        return
+    except OSError:
+        # ENXIO: nothing but a hole from here on. Anything else shows itself when the bytes are read.
+        pass
+    while start < end:
+        try:
+            data = min(os.lseek(descriptor, start, os.SEEK_DATA), end)
+        except OSError:
+            data = end
+        if data > start:
+            yield start, data - start, True
+        if data >= end:
+            return
+        hole = min(os.lseek(descriptor, data, os.SEEK_HOLE), end)
+        yield data, hole - data, False
+        start = hole
