@@ -18,6 +18,7 @@ from kvmctl.errors import Interrupted, KvmctlError, Partial, UsageProblem
 
 # name: (section, module below kvmctl.cli, short help). A test compares the help with the command's own.
 COMMANDS: dict[str, tuple[str, str, str]] = {
+    "host": ("Host", "host", "Check and set up the host, and show what it gives."),
     "version": ("Other", "version", "Show the versions of kvmctl, libvirt and the hypervisor."),
 }
 ALIASES = {
@@ -87,8 +88,10 @@ def run(arguments: list[str]) -> int:
     app = App()
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        root.main(args=arguments, prog_name="kvmctl", obj=app, standalone_mode=False)
+        code = root.main(args=arguments, prog_name="kvmctl", obj=app, standalone_mode=False)
         sys.stdout.flush()
+        # click returns the code of ctx.exit() here, and otherwise what the command returned: nothing.
+        return code if isinstance(code, int) else 0
     except click.exceptions.Exit as done:
         return done.exit_code
     except BrokenPipeError:
@@ -106,7 +109,6 @@ def run(arguments: list[str]) -> int:
         return _report(app, arguments, _from_outside(error, app))
     finally:
         app.close()
-    return 0
 
 
 def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
