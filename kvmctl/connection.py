@@ -89,7 +89,8 @@ def explain(error: libvirt.libvirtError, uri: str | None = None) -> KvmctlError:
         return Conflict(message)
     if code in _USAGE_CODES:
         return UsageProblem(message)
-    if code in (libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_AGENT_COMMAND_TIMEOUT):
+    # The second came after 9.0.
+    if code in (libvirt.VIR_ERR_OPERATION_TIMEOUT, getattr(libvirt, "VIR_ERR_AGENT_COMMAND_TIMEOUT", None)):
         return TimedOut(message)
     if code == libvirt.VIR_ERR_OPERATION_DENIED:
         return ConnectionFailed(f"{message}{at}", "the connection is read-only or this user may not do that")
