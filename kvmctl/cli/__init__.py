@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "destroy": ("Virtual machines", "lifecycle", "Power VMs off at once, without asking the guest."),
     "suspend": ("Virtual machines", "lifecycle", "Pause VMs: they keep their memory and use no CPU."),
     "resume": ("Virtual machines", "lifecycle", "Let paused VMs run on, or wake sleeping ones."),
+    "net": ("Networks", "net", "Make and manage networks: NAT, routed, isolated, open, bridge, macvtap."),
     "version": ("Other", "version", "Show the versions of kvmctl, libvirt and the hypervisor."),
 }
 ALIASES = {
