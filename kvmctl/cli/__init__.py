@@ -18,6 +18,16 @@ from kvmctl.errors import Interrupted, KvmctlError, Partial, UsageProblem
 
 # name: (section, module below kvmctl.cli, short help). A test compares the help with the command's own.
 COMMANDS: dict[str, tuple[str, str, str]] = {
+    "create": (
+        "Virtual machines",
+        "create",
+        "Make a VM from an image, an installer, a kernel, a disk or the network, and start it.",
+    ),
+    "delete": (
+        "Virtual machines",
+        "delete",
+        "Delete VMs, with what kvmctl made for them: disks, seed, NVRAM, TPM state, snapshots, ports.",
+    ),
     "host": ("Host", "host", "Check and set up the host, and show what it gives."),
     "list": ("Virtual machines", "listing", "List the VMs, running or not."),
     "ps": ("Virtual machines", "listing", "List the VMs that run (or are paused)."),
@@ -29,7 +39,6 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "destroy": ("Virtual machines", "lifecycle", "Power VMs off at once, without asking the guest."),
     "suspend": ("Virtual machines", "lifecycle", "Pause VMs: they keep their memory and use no CPU."),
     "resume": ("Virtual machines", "lifecycle", "Let paused VMs run on, or wake sleeping ones."),
-    "net": ("Networks", "net", "Make and manage networks: NAT, routed, isolated, open, bridge, macvtap."),
     "version": ("Other", "version", "Show the versions of kvmctl, libvirt and the hypervisor."),
 }
 ALIASES = {
