@@ -39,6 +39,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "destroy": ("Virtual machines", "lifecycle", "Power VMs off at once, without asking the guest."),
     "suspend": ("Virtual machines", "lifecycle", "Pause VMs: they keep their memory and use no CPU."),
     "resume": ("Virtual machines", "lifecycle", "Let paused VMs run on, or wake sleeping ones."),
+    "snapshot": (
+        "State and copies",
+        "snapshot",
+        "Keep moments of a VM and go back to them: create, list, tree, show, revert, delete.",
+    ),
     "version": ("Other", "version", "Show the versions of kvmctl, libvirt and the hypervisor."),
 }
 ALIASES = {
