@@ -44,6 +44,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "snapshot",
         "Keep moments of a VM and go back to them: create, list, tree, show, revert, delete.",
     ),
+    "net": ("Networks", "net", "Make and manage networks: NAT, routed, isolated, open, bridge, macvtap."),
+    "nic": ("Networks", "nic", "List, plug in and pull out a VM's network cards."),
     "version": ("Other", "version", "Show the versions of kvmctl, libvirt and the hypervisor."),
 }
 ALIASES = {
