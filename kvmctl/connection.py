@@ -138,19 +138,11 @@ class Hypervisor:
     def __init__(self, conn: libvirt.virConnect) -> None:
         self.conn = conn
         self.uri: str = conn.getURI()
+        self.is_remote = leads_elsewhere(self.uri)
         parts = urlsplit(self.uri)
         self.driver = parts.scheme.partition("+")[0]
         self.transport = parts.scheme.partition("+")[2]
         self.is_session = parts.path.rstrip("/").endswith("/session")
-        # A unix socket is this machine, whichever path it has; a host name or another transport may not be.
-        self.is_remote = bool(parts.hostname) or self.transport in {
-            "ssh",
-            "libssh",
-            "libssh2",
-            "tcp",
-            "tls",
-            "ext",
-        }
         self.host: str | None = parts.hostname
         self.query = parse_qs(parts.query)
 
@@ -265,6 +257,14 @@ def _open(uri: str, read_only: bool, events: bool) -> Hypervisor:
         with contextlib.suppress(libvirt.libvirtError):
             conn.setKeepAlive(5, 5)
     return Hypervisor(conn)
+
+
+def leads_elsewhere(uri: str) -> bool:
+    """Whether ``uri`` may lead to another machine than this one."""
+    parts = urlsplit(uri)
+    # A unix socket is this machine, whichever path it has; a host name or another transport may not be.
+    transport = parts.scheme.partition("+")[2]
+    return bool(parts.hostname) or transport in {"ssh", "libssh", "libssh2", "tcp", "tls", "ext"}
 
 
 def check_uri(uri: str) -> str:

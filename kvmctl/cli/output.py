@@ -137,6 +137,42 @@ def json_line(row: Row) -> None:
     sys.stdout.flush()
 
 
+def checks_text(app: App, checks: Sequence[Row]) -> str:
+    """Checks (``name``, ``level``, ``detail``, ``hint``) as lines for people, wrapped to a terminal's width.
+
+    The remedy stands below each that is not ok, once where several in a row have the same.
+    """
+    from shutil import get_terminal_size
+    from textwrap import wrap
+
+    name_width = max((len(str(check["name"])) for check in checks), default=0)
+    level_width = max((len(str(check["level"])) for check in checks), default=0)
+    indent = level_width + name_width + 4
+    width = max(40, get_terminal_size().columns - indent) if sys.stdout.isatty() else 10_000
+    lines: list[str] = []
+    told = None
+    for check in checks:
+        level = f"{check['level']:<{level_width}}"
+        if colored(app, sys.stdout):
+            level = f"{_LEVEL_COLORS.get(check['level'], '')}{level}\x1b[0m"
+        first, *more = wrap(harmless(str(check["detail"])), width, break_on_hyphens=False) or [""]
+        lines.append(f"{level}  {check['name']:<{name_width}}  {first}")
+        if check["hint"] and check["level"] != "ok" and check["hint"] != told:
+            told = check["hint"]
+            more += wrap(f"-> {harmless(str(check['hint']))}", width, subsequent_indent="   ", break_on_hyphens=False)
+        lines += [" " * indent + line for line in more]
+    return "\n".join(lines)
+
+
+_LEVEL_COLORS = {
+    "ok": "\x1b[32m",
+    "warn": "\x1b[33m",
+    "fail": "\x1b[31m",
+    "refused": "\x1b[31m",
+    "unknown": "\x1b[2m",
+}
+
+
 def _structured(app: App, data: Any) -> bool:
     if app.output == "json":
         _write(json.dumps(data, indent=2) + "\n")

@@ -14,7 +14,8 @@ from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import Refused, UsageProblem
 from kvmctl.model import capabilities, xml
 from kvmctl.model.capabilities import Capabilities
-from kvmctl.preflight import host_cpu
+from kvmctl.preflight import host_cpu, host_kvm
+from kvmctl.preflight.host_root import Root
 
 Accel = Literal["kvm", "tcg"]
 X86 = frozenset({"x86_64", "i686"})
@@ -81,6 +82,11 @@ def kvm_obstacle(hypervisor: Hypervisor, found: Capabilities, guest: capabilitie
         return "the CPU has neither vmx nor svm"
     if "kvm" not in guest.virt_types:
         return f"the CPU has {flag}, but libvirt cannot use /dev/kvm there"
+    if not hypervisor.is_remote:
+        device = host_kvm.look(Root())
+        if device.creates is False:
+            # Another hypervisor may hold the CPU: libvirt's capabilities do not know that.
+            return f"the CPU has {flag}, but /dev/kvm makes no VM: {device.reason}"
     return None
 
 

@@ -103,7 +103,7 @@ def read_text(source: str) -> str:
 
     Raises NotFound where there is none, UsageProblem where it cannot be read or is no text.
     """
-    shown = harmless(source)
+    shown = harmless(source) or "''"
     try:
         if source == "-":
             data = sys.stdin.buffer.read(LARGEST + 1)
