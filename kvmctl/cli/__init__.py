@@ -18,7 +18,34 @@ from kvmctl.errors import Interrupted, KvmctlError, Partial, UsageProblem
 
 # name: (section, module below kvmctl.cli, short help). A test compares the help with the command's own.
 COMMANDS: dict[str, tuple[str, str, str]] = {
+    "create": (
+        "Virtual machines",
+        "create",
+        "Make a VM from an image, an installer, a kernel, a disk or the network, and start it.",
+    ),
+    "delete": (
+        "Virtual machines",
+        "delete",
+        "Delete VMs, with what kvmctl made for them: disks, seed, NVRAM, TPM state, snapshots, ports.",
+    ),
     "host": ("Host", "host", "Check and set up the host, and show what it gives."),
+    "list": ("Virtual machines", "listing", "List the VMs, running or not."),
+    "ps": ("Virtual machines", "listing", "List the VMs that run (or are paused)."),
+    "info": ("Virtual machines", "listing", "Show all there is to know of one VM."),
+    "start": ("Virtual machines", "lifecycle", "Start VMs, or let saved ones run on."),
+    "stop": ("Virtual machines", "lifecycle", "Ask guests to shut down, and wait until they are off."),
+    "reboot": ("Virtual machines", "lifecycle", "Ask guests to reboot."),
+    "reset": ("Virtual machines", "lifecycle", "Press the reset button: a reboot that does not ask the guest."),
+    "destroy": ("Virtual machines", "lifecycle", "Power VMs off at once, without asking the guest."),
+    "suspend": ("Virtual machines", "lifecycle", "Pause VMs: they keep their memory and use no CPU."),
+    "resume": ("Virtual machines", "lifecycle", "Let paused VMs run on, or wake sleeping ones."),
+    "snapshot": (
+        "State and copies",
+        "snapshot",
+        "Keep moments of a VM and go back to them: create, list, tree, show, revert, delete.",
+    ),
+    "net": ("Networks", "net", "Make and manage networks: NAT, routed, isolated, open, bridge, macvtap."),
+    "nic": ("Networks", "nic", "List, plug in and pull out a VM's network cards."),
     "version": ("Other", "version", "Show the versions of kvmctl, libvirt and the hypervisor."),
 }
 ALIASES = {

@@ -33,6 +33,15 @@ class Forward:
 
 
 @dataclass(frozen=True)
+class Reservation:
+    """An address that kvmctl had libvirt's ``network`` keep for a card of this VM, and so gives back with it."""
+
+    network: str
+    ip: str
+    mac: str | None = None
+
+
+@dataclass(frozen=True)
 class Creator:
     """The process that is still making this VM: a machine, its boot, and a process there with its start time."""
 
@@ -53,6 +62,7 @@ class Metadata:
     volumes: tuple[OwnedVolume, ...] = ()
     forwards: tuple[Forward, ...] = ()
     creator: Creator | None = None
+    reservations: tuple[Reservation, ...] = ()
     # What other capabilities keep here, element by element, untouched by the ones above.
     extra: tuple[str, ...] = field(default=())
 
@@ -87,6 +97,8 @@ def to_element(metadata: Metadata) -> xml.Element:
             host=forward.host_port,
             guest=forward.guest_port,
         )
+    for reservation in metadata.reservations:
+        add("reservation", network=reservation.network, ip=reservation.ip, mac=reservation.mac)
     if metadata.creator:
         creator = metadata.creator
         add("creator", machine=creator.machine, boot=creator.boot, pid=creator.pid, started=creator.started)
@@ -97,7 +109,7 @@ def to_element(metadata: Metadata) -> xml.Element:
 
 def from_element(root: xml.Element) -> Metadata:
     """What a ``<vm>`` element says; whatever in it is malformed (somebody edited it) is left out."""
-    known = {"created", "image", "user", "protected", "volume", "forward", "creator"}
+    known = {"created", "image", "user", "protected", "volume", "forward", "creator", "reservation"}
 
     def text_of(tag: str) -> str | None:
         element = root.find(f"{{{NAMESPACE}}}{tag}")
@@ -112,6 +124,7 @@ def from_element(root: xml.Element) -> Metadata:
         volumes=tuple(v for v in map(_volume, root.findall(f"{{{NAMESPACE}}}volume")) if v),
         forwards=tuple(f for f in map(_forward, root.findall(f"{{{NAMESPACE}}}forward")) if f),
         creator=_creator(creator) if creator is not None else None,
+        reservations=tuple(r for r in map(_reservation, root.findall(f"{{{NAMESPACE}}}reservation")) if r),
         extra=tuple(
             xml.raw(element).strip()
             for element in root
@@ -154,6 +167,11 @@ def _forward(element: xml.Element) -> Forward | None:
     if protocol not in ("tcp", "udp") or host is None or guest is None:
         return None
     return Forward("udp" if protocol == "udp" else "tcp", host, guest, element.get("address"))
+
+
+def _reservation(element: xml.Element) -> Reservation | None:
+    network, ip = element.get("network"), element.get("ip")
+    return Reservation(network, ip, element.get("mac")) if network and ip else None
 
 
 def _port(text: str | None) -> int | None:

@@ -1,0 +1,166 @@
+"""Making a new VM: all of it, or nothing."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import libvirt
+
+from kvmctl.connection import Hypervisor, is_missing, translated
+from kvmctl.errors import NotFound
+from kvmctl.model import xml
+from kvmctl.operations import claim, forwards, metadata, pools
+from kvmctl.operations.create_plan import Plan, VolumePlan
+from kvmctl.operations.progress import Progress
+from kvmctl.operations.undo import Undo
+from kvmctl.operations.waiting import wait_for
+
+
+def run(
+    hypervisor: Hypervisor,
+    plan: Plan,
+    progress: Progress,
+    wait: str | None = None,
+    timeout: float | None = None,
+    keep: bool = False,
+) -> dict[str, Any]:
+    """Make the VM of ``plan``; with ``wait``, until that condition holds in it.
+
+    Whatever fails, or Ctrl-C, takes back every step, so that no volume, seed or definition is left; with
+    ``keep`` a VM that runs but did not get as far as ``wait`` in time stays. Returns the VM as ``create``
+    prints it.
+    """
+    began = time.monotonic()
+    with Undo() as undo:
+        progress.step(f"defining {plan.name}")
+        domain = claim.take(
+            hypervisor, plan.name, plan.uuid, plan.hardware, [v.volume for v in plan.volumes], plan.leftover
+        )
+        undo.add(f"undefine {plan.name}", lambda: _undefine(domain))
+        for volume in plan.volumes:
+            _make(hypervisor, volume, progress, undo)
+        with translated(hypervisor.uri):
+            domain = hypervisor.conn.defineXML(xml.text(plan.domain))
+            if plan.autostart:
+                domain.setAutostart(1)
+        for name in plan.start_networks:
+            _start_network(hypervisor, name, undo)
+        if plan.start:
+            progress.step(f"starting {plan.name}")
+            with translated(hypervisor.uri):
+                domain.create()
+            undo.add(f"power off {plan.name}", lambda: _destroy(domain))
+            _publish(hypervisor, domain, plan, undo)
+        if not keep and wait is not None:
+            wait_for(hypervisor, domain, wait, timeout, progress)
+        undo.keep()
+    if keep and wait is not None:
+        wait_for(hypervisor, domain, wait, timeout, progress)
+    return _result(hypervisor, domain, plan, time.monotonic() - began)
+
+
+def _make(hypervisor: Hypervisor, plan: VolumePlan, progress: Progress, undo: Undo) -> None:
+    owned = plan.volume
+    pool = pools.ensure_pool(hypervisor, owned.pool)
+    if plan.upload is not None:
+        source = plan.upload if isinstance(plan.upload, bytes) else Path(plan.upload)
+        pools.upload(
+            pool,
+            owned.name,
+            source,
+            plan.capacity_bytes,
+            mode=plan.mode,
+            progress=progress,
+            text=f"uploading {owned.name}",
+        )
+    else:
+        progress.step(f"making {owned.name}")
+        pools.create_volume(pool, _volume_element(plan))
+    undo.add(f"delete volume {owned.name}", lambda: pools.delete_volume(hypervisor, owned.pool, owned.name))
+
+
+def _volume_element(plan: VolumePlan) -> xml.Element:
+    volume = xml.new("volume")
+    xml.add(volume, "name", plan.volume.name)
+    xml.add(volume, "capacity", plan.capacity_bytes, unit="bytes")
+    xml.add(volume, "allocation", 0, unit="bytes")
+    target = xml.add(volume, "target")
+    xml.add(target, "format", type_=plan.format)
+    xml.add(xml.add(target, "permissions"), "mode", plan.mode)
+    if plan.format == "qcow2":
+        xml.add(target, "compat", "1.1")
+    if plan.backing is not None:
+        backing = xml.add(volume, "backingStore")
+        xml.add(backing, "path", plan.backing.path)
+        xml.add(backing, "format", type_=plan.backing.format)
+    return volume
+
+
+def _start_network(hypervisor: Hypervisor, name: str, undo: Undo) -> None:
+    with translated(hypervisor.uri):
+        try:
+            network = hypervisor.conn.networkLookupByName(name)
+        except libvirt.libvirtError as error:
+            if is_missing(error):
+                raise NotFound(f"the network {name} has gone meanwhile") from error
+            raise
+        try:
+            network.create()
+        except libvirt.libvirtError:
+            if not network.isActive():
+                raise
+            return
+    undo.add(f"stop the network {name}", network.destroy)
+
+
+def _publish(hypervisor: Hypervisor, domain: libvirt.virDomain, plan: Plan, undo: Undo) -> None:
+    wanted = plan.metadata.forwards
+    if not wanted:
+        return
+    with translated(hypervisor.uri):
+        if forwards.user_netdev(domain) is None:
+            _publish_on_host(hypervisor, domain, undo)
+            return
+        for forward in wanted:
+            forwards.add(domain, forward)
+
+
+def _publish_on_host(hypervisor: Hypervisor, domain: libvirt.virDomain, undo: Undo) -> None:
+    from kvmctl.operations import ports
+
+    wanted = metadata.read(domain).forwards
+    undo.add("take back the published ports", lambda: ports.unpublish_all(hypervisor, domain))
+    ports.publish(hypervisor, domain, wanted)
+
+
+def _destroy(domain: libvirt.virDomain) -> None:
+    try:
+        domain.destroy()
+    except libvirt.libvirtError:
+        if domain.isActive():
+            raise
+
+
+def _undefine(domain: libvirt.virDomain) -> None:
+    try:
+        domain.undefineFlags(
+            libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+            | libvirt.VIR_DOMAIN_UNDEFINE_TPM
+            | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+            | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+        )
+    except libvirt.libvirtError as error:
+        if not is_missing(error):
+            raise
+
+
+def _result(hypervisor: Hypervisor, domain: libvirt.virDomain, plan: Plan, seconds: float) -> dict[str, Any]:
+    from kvmctl.operations.info import info
+
+    with translated(hypervisor.uri):
+        found = info(hypervisor, domain.UUIDString())
+    found["changed"] = True
+    found["image"] = plan.metadata.image
+    found["warnings"] = list(plan.warnings)
+    found["seconds"] = round(seconds, 3)
+    return found

@@ -1,0 +1,155 @@
+"""Looking at a file of the hypervisor's host through libvirt, which may be another machine than this one."""
+
+import contextlib
+import os
+import posixpath
+import secrets
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import libvirt
+
+from kvmctl.connection import Hypervisor, explain, is_missing, translated
+from kvmctl.errors import NotFound, UsageProblem
+from kvmctl.model import xml
+from kvmctl.operations import pools
+
+
+@dataclass(frozen=True)
+class HypervisorFile:
+    """A file or block device as libvirt sees it. ``head`` are its first bytes, as many as were asked for."""
+
+    path: str
+    kind: Literal["file", "block"]
+    format: str
+    capacity_bytes: int | None
+    backing: str | None
+    head: bytes = b""
+
+
+def look(hypervisor: Hypervisor, path: str, head: int = 0) -> HypervisorFile | None:
+    """What is at the absolute ``path`` on the hypervisor's host, or None where nothing is.
+
+    A path in no storage pool is looked at through a pool made for the moment of looking. Raises
+    UsageProblem for a directory or anything else that holds no bytes of its own.
+    """
+    path = posixpath.normpath(path)
+    if path.startswith("/dev/"):
+        return _device(hypervisor, path)
+    with _volume(hypervisor, path) as volume:
+        return _described(hypervisor, volume, path, head) if volume is not None else None
+
+
+def require(hypervisor: Hypervisor, path: str, what: str, head: int = 0) -> HypervisorFile:
+    """As look(), but NotFound where nothing is there."""
+    found = look(hypervisor, path, head)
+    if found is None:
+        raise NotFound(f"there is no {what} {path[:200]!a} on the host of {hypervisor.uri}")
+    return found
+
+
+def _device(hypervisor: Hypervisor, path: str) -> HypervisorFile | None:
+    if not hypervisor.is_remote:
+        try:
+            mode = Path(path).stat().st_mode
+        except OSError:
+            return None
+        if not stat.S_ISBLK(mode):
+            raise UsageProblem(f"{path} is not a block device")
+    # On another host only libvirt's own start can tell; what fails then is undone.
+    return HypervisorFile(path, "block", "raw", None, None)
+
+
+@contextlib.contextmanager
+def _volume(hypervisor: Hypervisor, path: str) -> Iterator[libvirt.virStorageVol | None]:
+    conn = hypervisor.conn
+    found = _by_path(hypervisor, path)
+    if found is not None:
+        yield found
+        return
+    parent, name = posixpath.split(path)
+    with translated(hypervisor.uri):
+        for pool in conn.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
+            target = pools.target_path(pool)
+            if target is not None and str(target) == parent:
+                # The file may have come since the pool was read.
+                pools.refresh(pool)
+                yield pools.find_volume(pool, name)
+                return
+    holder = xml.new("pool", type_="dir")
+    xml.add(holder, "name", f"kvmctl-look-{secrets.token_hex(6)}")
+    xml.add(xml.add(holder, "target"), "path", parent)
+    try:
+        momentary = conn.storagePoolCreateXML(xml.text(holder), 0)
+    except libvirt.libvirtError as error:
+        # Another client may be looking at the same moment, and one directory can be in one pool only.
+        found = _by_path(hypervisor, path)
+        if found is None and "cannot open directory" not in (error.get_error_message() or ""):
+            raise explain(error, hypervisor.uri) from error
+        yield found
+        return
+    try:
+        yield pools.find_volume(momentary, name)
+    finally:
+        with contextlib.suppress(libvirt.libvirtError):
+            momentary.destroy()
+
+
+def _by_path(hypervisor: Hypervisor, path: str) -> libvirt.virStorageVol | None:
+    try:
+        return hypervisor.conn.storageVolLookupByPath(path)
+    except libvirt.libvirtError as error:
+        if is_missing(error):
+            return None
+        raise explain(error, hypervisor.uri) from error
+
+
+def _described(hypervisor: Hypervisor, volume: libvirt.virStorageVol, path: str, head: int) -> HypervisorFile:
+    with translated(hypervisor.uri):
+        tree = xml.parse(volume.XMLDesc(0), "storage volume", "volume")
+        kind = tree.get("type", "file")
+        format_ = tree.find("target/format")
+        if kind not in ("file", "block") or (format_ is not None and format_.get("type") == "dir"):
+            raise UsageProblem(f"{path[:200]!a} is a {'directory' if kind == 'dir' else kind}, not a file")
+        capacity = tree.findtext("capacity")
+        return HypervisorFile(
+            path,
+            "block" if kind == "block" else "file",
+            format_.get("type", "raw") if format_ is not None else "raw",
+            int(capacity) if capacity and capacity.isdigit() else None,
+            tree.findtext("backingStore/path") or None,
+            read(hypervisor, volume, head) if head else b"",
+        )
+
+
+def read(hypervisor: Hypervisor, volume: libvirt.virStorageVol, length: int) -> bytes:
+    """The first ``length`` bytes of the volume's file (fewer where it is shorter), through a stream."""
+    stream = hypervisor.conn.newStream(0)
+    try:
+        volume.download(stream, 0, length, 0)
+        data = bytearray()
+        while len(data) < length:
+            piece = stream.recv(min(pools.CHUNK, length - len(data)))
+            if not isinstance(piece, bytes) or not piece:
+                break
+            data += piece
+        stream.finish()
+    except libvirt.libvirtError as error:
+        with contextlib.suppress(libvirt.libvirtError):
+            stream.abort()
+        raise explain(error, hypervisor.uri) from error
+    return bytes(data)
+
+
+def absolute(hypervisor: Hypervisor, path: str) -> str:
+    """``path`` as the hypervisor's host would have it: relative paths begin where the user stands, if that is here."""
+    if path.startswith("/"):
+        return path
+    if hypervisor.is_remote:
+        raise UsageProblem(
+            f"{path[:200]!a} is a relative path, and {hypervisor.uri} is another machine", "give the path from /"
+        )
+    return str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111 - expanduser() of Path raises for ~nobody

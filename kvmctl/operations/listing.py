@@ -1,0 +1,130 @@
+"""Every VM in three calls to libvirt, however many there are."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import libvirt
+
+from kvmctl.connection import SESSION, SYSTEM, Hypervisor, connect, translated
+from kvmctl.errors import KvmctlError, NotFound
+from kvmctl.model.state import word
+
+KIB = 1024
+
+
+def listing(
+    hypervisor: Hypervisor, patterns: Sequence[str] = (), *, active: bool = False, wide: bool = False
+) -> list[dict[str, Any]]:
+    """The VMs that ``patterns`` name (all without any), sorted by name; ``active``: only those not off.
+
+    Each is ``{"name", "uuid", "id", "state", "vcpus", "memory_bytes", "autostart", "persistent"}``, and
+    with ``wide`` also ``{"ips", "os", "uptime_seconds", "cpu_percent"}``. Raises NotFound where one of
+    ``patterns`` means no VM.
+    """
+    wanted = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_BALLOON | libvirt.VIR_DOMAIN_STATS_VCPU
+    # NOWAIT: a VM that is busy (migrating, saving) must not hold up the list of all others.
+    flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+    if active:
+        flags |= libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
+    with translated(hypervisor.uri):
+        stats = hypervisor.conn.getAllDomainStats(wanted, flags)
+        autostarting = _uuids(hypervisor, libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART)
+        transient = _uuids(hypervisor, libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
+    found = []
+    for domain, values in stats:
+        uuid = domain.UUID()
+        found.append((domain, base(domain, values, uuid in autostarting, uuid not in transient)))
+    found.sort(key=lambda pair: pair[1]["name"])
+    if patterns:
+        found = _chosen(hypervisor, found, patterns)
+    rows = [row for _, row in found]
+    if wide:
+        from kvmctl.operations import listing_wide
+
+        listing_wide.widen(hypervisor, found)
+    return rows
+
+
+def _uuids(hypervisor: Hypervisor, flag: int) -> set[bytes]:
+    return {domain.UUID() for domain in hypervisor.conn.listAllDomains(flag)}
+
+
+def base(domain: libvirt.virDomain, values: dict[str, Any], autostart: bool, persistent: bool) -> dict[str, Any]:
+    """The keys that every list and ``info`` have, from a domain and its statistics."""
+    number = domain.ID()
+    vcpus = values.get("vcpu.current")
+    memory = values.get("balloon.current")
+    state = values.get("state.state")
+    if vcpus is None or memory is None or state is None:
+        # Not every driver has these among its statistics.
+        state, memory, vcpus = _asked(domain, state, memory, vcpus)
+    return {
+        "name": domain.name(),
+        "uuid": domain.UUIDString(),
+        "id": number if number >= 0 else None,
+        "state": word(state) if state is not None else "nostate",
+        "vcpus": vcpus,
+        "memory_bytes": memory * KIB if memory is not None else None,
+        "autostart": autostart,
+        "persistent": persistent,
+    }
+
+
+def _asked(
+    domain: libvirt.virDomain, state: int | None, memory: int | None, vcpus: int | None
+) -> tuple[int | None, int | None, int | None]:
+    try:
+        now, _, current, count, _ = domain.info()
+    except libvirt.libvirtError:
+        # It has gone meanwhile.
+        return state, memory, vcpus
+    return (
+        now if state is None else state,
+        current if memory is None else memory,
+        count if vcpus is None else vcpus,
+    )
+
+
+def _chosen(
+    hypervisor: Hypervisor, found: list[tuple[libvirt.virDomain, dict[str, Any]]], patterns: Sequence[str]
+) -> list[tuple[libvirt.virDomain, dict[str, Any]]]:
+    from fnmatch import fnmatchcase
+
+    kept: dict[str, tuple[libvirt.virDomain, dict[str, Any]]] = {}
+    for pattern in patterns:
+        hits = [pair for pair in found if pattern in (pair[1]["name"], pair[1]["uuid"], str(pair[1]["id"]))]
+        if not hits and any(c in pattern for c in "*?["):
+            hits = [pair for pair in found if fnmatchcase(pair[1]["name"], pattern)]
+        if not hits:
+            raise NotFound(f"no VM matches {pattern[:100]!a} on {hypervisor.uri}")
+        kept.update((row["uuid"], (domain, row)) for domain, row in hits)
+    return list(kept.values())
+
+
+def elsewhere(hypervisor: Hypervisor) -> str | None:
+    """A sentence where this machine's other libvirt (system or session) has VMs though this one has none."""
+    if hypervisor.is_remote or hypervisor.uri not in (SYSTEM, SESSION):
+        return None
+    other = SYSTEM if hypervisor.is_session else SESSION
+    # Merely opening qemu:///session starts a daemon, which a list should do only for a reason.
+    if other == SESSION and not _session_has_definitions():
+        return None
+    try:
+        with connect(other, read_only=True) as there, translated(other):
+            count = len(there.conn.listAllDomains(0))
+    except KvmctlError:
+        return None
+    return f"{other} has {count} VM{'s' if count != 1 else ''}: kvmctl -c {other} list" if count else None
+
+
+def _session_has_definitions() -> bool:
+    # virQEMUDriverConfigNew: a session's definitions are in $XDG_CONFIG_HOME/libvirt/qemu.
+    if os.geteuid() == 0:
+        return False
+    home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    try:
+        return any(Path(home, "libvirt", "qemu").glob("*.xml"))
+    except OSError:
+        return False

@@ -1,0 +1,75 @@
+"""The columns of ``list -o wide``, which cost more than the rest: addresses, OS, uptime, CPU use."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import libvirt
+
+from kvmctl.connection import Hypervisor, translated
+from kvmctl.model import xml
+from kvmctl.model.domain_view import os_name
+from kvmctl.operations import addresses
+from kvmctl.operations.uptime import uptimes
+
+# How long apart the two looks at a VM's CPU time are: long enough for the kernel's accounting (ticks of
+# 4 ms at the usual 250 Hz) to give a figure within a few percent.
+SAMPLE_SECONDS = 0.25
+
+
+def widen(
+    hypervisor: Hypervisor,
+    found: list[tuple[libvirt.virDomain, dict[str, Any]]],
+    known: dict[str, list[str]] | None = None,
+) -> None:
+    """Add ``{"ips", "os", "uptime_seconds", "cpu_percent"}`` to each row.
+
+    ``cpu_percent`` is of one of the host's CPUs, so a VM with two busy vCPUs has 200. All but ``os`` are
+    None (``ips`` is empty) for a VM that is off; uptime is None on a hypervisor that is another machine.
+    ``known`` are the addresses of a single VM where they were asked for already.
+    """
+    first = cpu_times(hypervisor)
+    began = time.monotonic()
+    running = [row["uuid"] for _, row in found if row["id"] is not None]
+    up = {} if hypervisor.is_remote else uptimes(running)
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        list(pool.map(lambda pair: _slow(pair[0], pair[1], known), found))
+    if first and running:
+        time.sleep(max(0.0, SAMPLE_SECONDS - (time.monotonic() - began)))
+    use = percent(first, cpu_times(hypervisor) if running else {})
+    for _, row in found:
+        row["uptime_seconds"] = up.get(row["uuid"])
+        row["cpu_percent"] = use.get(row["uuid"])
+
+
+def _slow(domain: libvirt.virDomain, row: dict[str, Any], known: dict[str, list[str]] | None) -> None:
+    row["ips"], row["os"] = [], None
+    try:
+        tree = xml.parse(domain.XMLDesc(0), "domain")
+        row["os"] = os_name(tree)
+        if row["id"] is not None:
+            # An agent also lists addresses that only exist within the guest (its containers, its VPN).
+            own = [mac.get("address", "").lower() for mac in tree.iterfind("devices/interface/mac")]
+            row["ips"] = addresses.flat(known if known is not None else addresses.by_mac(domain), own)
+    except libvirt.libvirtError:
+        # It has gone meanwhile; the row tells what was true when it was listed.
+        return
+
+
+def cpu_times(hypervisor: Hypervisor) -> dict[str, tuple[float, int]]:
+    """``{uuid: (when in seconds, CPU time in ns)}`` of the active VMs."""
+    with translated(hypervisor.uri):
+        flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+        stats = hypervisor.conn.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_CPU_TOTAL, flags)
+    now = time.monotonic()
+    return {d.UUIDString(): (now, values["cpu.time"]) for d, values in stats if "cpu.time" in values}
+
+
+def percent(before: dict[str, tuple[float, int]], after: dict[str, tuple[float, int]]) -> dict[str, float]:
+    """The use of one CPU in percent between two ``cpu_times()``, for VMs that are in both."""
+    found = {}
+    for uuid, (when, used) in after.items():
+        if uuid in before and when > before[uuid][0]:
+            share = (used - before[uuid][1]) / ((when - before[uuid][0]) * 1e9) * 100
+            found[uuid] = round(max(0.0, share), 1)
+    return found

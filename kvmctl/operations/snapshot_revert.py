@@ -1,0 +1,225 @@
+"""Going back to a snapshot, with the present kept first."""
+
+import contextlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import libvirt
+
+from kvmctl.connection import Hypervisor, explain, translated
+from kvmctl.errors import Conflict, Refused
+from kvmctl.model import snapshot as model
+from kvmctl.model import xml
+from kvmctl.model.metadata import Metadata
+from kvmctl.model.snapshot import Snapshot
+from kvmctl.operations import forwards, metadata, snapshot_create, snapshots
+from kvmctl.operations.abortable import abortable
+from kvmctl.operations.progress import Progress
+from kvmctl.operations.undo import Undo
+from kvmctl.operations.volume_reader import internal_snapshots
+from kvmctl.preflight import dependents
+from kvmctl.preflight import snapshots as preflight
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where the guest goes, and what becomes of its present.
+
+    ``keep`` is the snapshot that holds the present (None with ``--discard``), ``old_slots`` the names of the
+    slot that make room for it; ``after`` is the state wanted afterwards, None for the snapshot's own.
+    """
+
+    vm: str
+    target: Snapshot
+    state: str
+    keep: snapshot_create.Plan | None
+    old_slots: tuple[str, ...]
+    after: str | None
+    remembered: Metadata
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--dry-run``: ``{vm, name, state, kept_as, replaces}``."""
+        return {
+            "vm": self.vm,
+            "name": self.target.shown_name,
+            "state": self.after or self.target.state,
+            "kept_as": model.shown(self.keep.name) if self.keep else None,
+            "replaces": model.SLOT if self.old_slots else None,
+        }
+
+
+def plan(
+    hypervisor: Hypervisor,
+    vm: str,
+    name: str,
+    *,
+    keep: str | None = None,
+    discard: bool = False,
+    after: str | None = None,
+) -> Plan:
+    """Look and decide. ``after`` is ``running`` or ``paused`` to end in that state instead of the snapshot's.
+
+    Raises NotFound, Conflict (the name to keep the present under is taken), Refused where the snapshot's disks
+    are not what they were, or the present cannot be kept.
+    """
+    domain = hypervisor.find(vm)
+    target = snapshots.one(domain, name)
+    with translated(hypervisor.uri):
+        vm = domain.name()
+        state = snapshots.state_of(domain)
+        remembered = metadata.read(domain)
+        then = xml.parse(snapshots.find(domain, name).getXMLDesc(0), "snapshot").find("domain")
+        saved = bool(domain.isPersistent() and domain.hasManagedSaveImage(0))
+        known = {snapshot.getName() for snapshot in domain.listAllSnapshots(0)}
+    if saved and not discard:
+        raise Refused(
+            f"{vm} is saved, and the memory waiting in that file belongs to the disks as they are now",
+            f"'kvmctl start {vm}' first, so that the present can be kept; or --discard it",
+        )
+    _check_target(hypervisor, vm, target, then)
+    kept: snapshot_create.Plan | None = None
+    old_slots: tuple[str, ...] = ()
+    if not discard:
+        slot = model.SLOT_NAMES[1] if target.name == model.SLOT else model.SLOT
+        kept = _plan_keep(hypervisor, vm, keep or slot, target, slot=keep is None)
+        if keep is None:
+            old_slots = tuple(slot for slot in model.SLOT_NAMES if slot in known)
+    return Plan(vm, target, state, kept, old_slots, after, remembered)
+
+
+def _plan_keep(hypervisor: Hypervisor, vm: str, name: str, target: Snapshot, *, slot: bool) -> snapshot_create.Plan:
+    about = f"the present, kept before going to {target.shown_name}"
+    try:
+        return snapshot_create.plan(hypervisor, vm, name, description=about, slot=slot)
+    except Refused as refused:
+        raise Refused(
+            f"the present of {vm} cannot be kept: {refused.message}",
+            f"--discard goes back to {target.shown_name} and loses the present",
+        ) from refused
+
+
+def _check_target(hypervisor: Hypervisor, vm: str, target: Snapshot, then: xml.Element | None) -> None:
+    """Refuse a snapshot whose disks have gone or changed from outside, before the present is given up for it."""
+    if then is None:
+        raise Refused(
+            f"the snapshot {target.shown_name} of {vm} does not say how the VM was then",
+            "it was made by a very old libvirt; 'virsh snapshot-revert --force' may still do it",
+        )
+    for disk in preflight.disks_of(then):
+        if disk.path is None or not disk.written:
+            continue
+        what = f"the disk {disk.target} ({disk.path}) of the snapshot {target.shown_name}"
+        inside = internal_snapshots(hypervisor, disk.path)
+        if inside is None:
+            if dependents.is_missing(hypervisor, disk.path):
+                raise Refused(f"{what} is no longer there", "bring the file back, or delete the snapshot")
+            continue
+        if not any(entry.name == target.name for entry in inside):
+            raise Refused(
+                f"{what} no longer holds it: the image was changed from outside of libvirt",
+                f"'kvmctl snapshot delete {vm} {target.shown_name!a}' forgets the snapshot",
+            )
+        users = dependents.of(hypervisor, [disk.path], except_vm=vm)
+        if users:
+            raise Refused(
+                f"{what} is what {', '.join(users)} stands on, and going back would change it under them",
+                f"'kvmctl clone --full' makes copies that stand alone; delete {users[0]} first",
+            )
+
+
+def run(hypervisor: Hypervisor, plan_: Plan, progress: Progress | None = None) -> dict[str, Any]:
+    """Keep the present, go back, and return ``{name, vm, state, kept_as, changed}``.
+
+    If going back fails, the guest is brought to the present again, from what was kept of it.
+    """
+    progress = progress or Progress()
+    domain = hypervisor.find(plan_.vm)
+    with Undo() as undo:
+        if plan_.keep is not None:
+            _keep(hypervisor, domain, plan_, progress)
+            undo.add(f"return {plan_.vm} to the present", lambda: _return(hypervisor, domain, plan_))
+        progress.step(f"going to snapshot {plan_.target.shown_name} of {plan_.vm}")
+        _go(domain, plan_)
+        undo.keep()
+    with translated(hypervisor.uri):
+        _put_back_metadata(domain, plan_.remembered)
+        # QEMU was started anew and has none of the forwards that were added to the old one.
+        for failure in forwards.reapply(hypervisor, domain):
+            progress.warn(failure)
+        if plan_.target.name in plan_.old_slots:
+            # The slot was the way back and has been taken: from now on it holds what was left just now.
+            domain.snapshotLookupByName(plan_.target.name, 0).delete(0)
+        state = snapshots.state_of(domain)
+    return {
+        "name": plan_.target.shown_name,
+        "vm": plan_.vm,
+        "state": state,
+        "kept_as": model.shown(plan_.keep.name) if plan_.keep else None,
+        "changed": True,
+    }
+
+
+def _keep(hypervisor: Hypervisor, domain: libvirt.virDomain, plan_: Plan, progress: Progress) -> None:
+    assert plan_.keep is not None
+    with translated(hypervisor.uri):
+        for name in plan_.old_slots:
+            if name != plan_.target.name:
+                domain.snapshotLookupByName(name, 0).delete(0)
+    # What the guest is now may differ from what plan() saw: it may have been stopped or started since.
+    state = snapshots.state_of(domain)
+    kept = plan_.keep
+    if state != kept.state:
+        kept = snapshot_create.plan(
+            hypervisor, plan_.vm, kept.name, description=kept.description, slot=kept.name in model.SLOT_NAMES
+        )
+    snapshot_create.run(hypervisor, kept, progress)
+
+
+def _go(domain: libvirt.virDomain, plan_: Plan) -> None:
+    with translated():
+        if domain.isPersistent() and domain.hasManagedSaveImage(0):
+            # --discard: the saved memory goes with the rest of the present.
+            domain.managedSaveRemove(0)
+    _revert(domain, plan_.target.name, plan_.after)
+
+
+def _revert(domain: libvirt.virDomain, name: str, after: str | None) -> None:
+    flags = {
+        "running": libvirt.VIR_DOMAIN_SNAPSHOT_REVERT_RUNNING,
+        "paused": libvirt.VIR_DOMAIN_SNAPSHOT_REVERT_PAUSED,
+    }.get(after or "", 0)
+    try:
+        snapshot = domain.snapshotLookupByName(name, 0)
+        try:
+            abortable(lambda: domain.revertToSnapshot(snapshot, flags))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_SNAPSHOT_REVERT_RISKY:
+                raise
+            # libvirt wants to be told that QEMU may be started anew for it; the present is already kept.
+            abortable(lambda: domain.revertToSnapshot(snapshot, flags | libvirt.VIR_DOMAIN_SNAPSHOT_REVERT_FORCE))
+    except libvirt.libvirtError as error:
+        found = explain(error)
+        if isinstance(found, Conflict):
+            found.hint = found.hint or "'kvmctl snapshot tree' shows where the guest stands"
+        raise found from error
+
+
+def _return(hypervisor: Hypervisor, domain: libvirt.virDomain, plan_: Plan) -> None:
+    """Back to the moment that was kept, and drop the copy of it: all is as before the command."""
+    assert plan_.keep is not None
+    _revert(domain, plan_.keep.name, None)
+    _put_back_metadata(domain, plan_.remembered)
+    domain.snapshotLookupByName(plan_.keep.name, 0).delete(0)
+
+
+def _put_back_metadata(domain: libvirt.virDomain, before: Metadata) -> None:
+    """The definition went back in time, and with it what kvmctl remembers: the volumes it has made since, above all.
+
+    What it must know to clean up and to protect belongs to now, not to that moment.
+    """
+    with contextlib.suppress(libvirt.libvirtError):
+        now = metadata.read(domain)
+        volumes = tuple(dict.fromkeys([*before.volumes, *now.volumes]))
+        wanted = replace(before, volumes=volumes, creator=now.creator)
+        if wanted != now:
+            metadata.write(domain, wanted)

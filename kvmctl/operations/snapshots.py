@@ -1,0 +1,122 @@
+"""Looking at a guest's snapshots: list, show and the tree."""
+
+from typing import Any
+
+import libvirt
+
+from kvmctl.connection import Hypervisor, translated
+from kvmctl.errors import NotFound
+from kvmctl.model import snapshot as model
+from kvmctl.model import xml
+from kvmctl.model.snapshot import Snapshot
+from kvmctl.preflight import snapshots as preflight
+
+# virDomainState to the words that <state> of a snapshot uses too.
+STATES = {
+    libvirt.VIR_DOMAIN_NOSTATE: "unknown",
+    libvirt.VIR_DOMAIN_RUNNING: "running",
+    libvirt.VIR_DOMAIN_BLOCKED: "running",
+    libvirt.VIR_DOMAIN_PAUSED: "paused",
+    libvirt.VIR_DOMAIN_SHUTDOWN: "running",
+    libvirt.VIR_DOMAIN_SHUTOFF: "shutoff",
+    libvirt.VIR_DOMAIN_CRASHED: "crashed",
+    libvirt.VIR_DOMAIN_PMSUSPENDED: "pmsuspended",
+}
+
+
+def state_of(domain: libvirt.virDomain) -> str:
+    """The guest's state now, in the words that a snapshot's state uses."""
+    return STATES.get(domain.state(0)[0], "unknown")
+
+
+def load(domain: libvirt.virDomain) -> list[Snapshot]:
+    """All snapshots of ``domain``, parents before their children."""
+    with translated():
+        current = domain.snapshotCurrent(0).getName() if domain.hasCurrentSnapshot(0) else None
+        return model.related(model.from_xml(snapshot.getXMLDesc(0), current) for snapshot in domain.listAllSnapshots(0))
+
+
+def find(domain: libvirt.virDomain, name: str) -> libvirt.virDomainSnapshot:
+    """libvirt's snapshot of this name; ``before-revert`` finds the slot under either of its names."""
+    names = model.SLOT_NAMES if name == model.SLOT else (name,)
+    for candidate in names:
+        try:
+            return domain.snapshotLookupByName(candidate, 0)
+        except libvirt.libvirtError as error:
+            # A name that libvirt could never have stored is only one that is not there.
+            if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT, libvirt.VIR_ERR_INVALID_ARG):
+                raise
+    raise NotFound(
+        f"{domain.name()} has no snapshot named {name[:100]!a}", f"'kvmctl snapshot list {domain.name()}' shows them"
+    )
+
+
+def one(domain: libvirt.virDomain, name: str) -> Snapshot:
+    """The snapshot of this name, with its relations; NotFound where there is none."""
+    with translated():
+        found = find(domain, name).getName()
+    for snapshot in load(domain):
+        if snapshot.name == found:
+            return snapshot
+    raise NotFound(f"the snapshot {name[:100]!a} of {domain.name()} has just been deleted")
+
+
+def listed(hypervisor: Hypervisor, vm: str) -> list[dict[str, Any]]:
+    """The snapshots of ``vm`` as scripts read them, parents before children; see Snapshot.as_dict()."""
+    return [snapshot.as_dict() for snapshot in load(hypervisor.find(vm))]
+
+
+def shown(hypervisor: Hypervisor, vm: str, name: str) -> dict[str, Any]:
+    """One snapshot: its dict and ``description``, ``memory_file``, ``disks`` and the VM's shape at that moment.
+
+    ``disks`` is ``[{target, location, overlay, source}]``; ``source`` is the file that held the data then.
+    """
+    domain = hypervisor.find(vm)
+    snapshot = one(domain, name)
+    with translated(hypervisor.uri):
+        root = xml.parse(find(domain, name).getXMLDesc(0), "snapshot")
+    then = root.find("domain")
+    sources = {disk.target: disk.path for disk in preflight.disks_of(then)} if then is not None else {}
+    memory = root.findtext("domain/memory")
+    vcpu = root.findtext("domain/vcpu")
+    return {
+        **snapshot.as_dict(),
+        "description": snapshot.description,
+        "memory_file": snapshot.memory_file,
+        "vcpus": int(vcpu) if vcpu and vcpu.isdigit() else None,
+        "memory_bytes": int(memory) * 1024 if memory and memory.isdigit() else None,
+        "disks": [
+            {"target": d.target, "location": d.how, "overlay": d.overlay, "source": sources.get(d.target)}
+            for d in snapshot.disks
+        ],
+    }
+
+
+def drawn(hypervisor: Hypervisor, vm: str) -> dict[str, Any]:
+    """``{name, state, current, snapshots, lines}``: the snapshots, and the tree of them as lines of text."""
+    domain = hypervisor.find(vm)
+    snapshots = load(domain)
+    with translated(hypervisor.uri):
+        state = state_of(domain)
+        name = domain.name()
+    labels = {snapshot.name: _label(snapshot) for snapshot in snapshots}
+    current = next((snapshot.shown_name for snapshot in snapshots if snapshot.current), None)
+    return {
+        "name": name,
+        "state": state,
+        "current": current,
+        "snapshots": [snapshot.as_dict() for snapshot in snapshots],
+        "lines": [name, *model.draw(snapshots, f"you are here ({_words(state)})", labels)],
+    }
+
+
+def _label(snapshot: Snapshot) -> str:
+    when = (snapshot.created or "").replace("T", " ").partition("+")[0]
+    what = _words(snapshot.state) + (", memory" if snapshot.memory else "")
+    if snapshot.location == "external":
+        what += ", external"
+    return f"{when}  {what}".strip()
+
+
+def _words(state: str) -> str:
+    return {"shutoff": "stopped", "disk-snapshot": "disks only"}.get(state, state)

@@ -1,0 +1,120 @@
+"""Who stands on a disk: the volumes that are copy-on-write copies of it, and the VMs that use those or itself."""
+
+import contextlib
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+import libvirt
+
+from kvmctl.connection import Hypervisor
+from kvmctl.connection import is_missing as says_missing
+from kvmctl.errors import KvmctlError
+from kvmctl.model import xml
+
+
+def of(hypervisor: Hypervisor, paths: Iterable[str], *, except_vm: str | None = None) -> list[str]:
+    """The names of what would break if one of ``paths`` changed or vanished: VMs first, else bare volumes.
+
+    A VM counts when one of the paths, or a volume backed by one, is in its definition or its running backing
+    chain; ``except_vm`` (its name) does not count, nor the volumes that only it uses. Volumes of active pools
+    are seen, the others cannot be.
+    """
+    wanted = set(paths)
+    if not wanted:
+        return []
+    above = _above(hypervisor, wanted)
+    found: list[str] = []
+    excused: set[str] = set()
+    for domain in _domains(hypervisor):
+        used = _files_of(domain)
+        name = domain.name()
+        if name == except_vm:
+            excused |= used & above
+        elif used & (wanted | above):
+            found.append(name)
+            excused |= used & above
+    return [*found, *sorted(above - excused - wanted)]
+
+
+def volumes_on(hypervisor: Hypervisor, paths: Iterable[str]) -> set[str]:
+    """The paths of all volumes that are backed, directly or through others, by one of ``paths``."""
+    return _above(hypervisor, set(paths))
+
+
+def chain(hypervisor: Hypervisor, path: str) -> list[str]:
+    """``path`` and what it is backed by, down to the last: ``[top, …, base]``.
+
+    A part that is in no storage pool ends it, for libvirt says no more of that one.
+    """
+    backing = _backing(hypervisor)
+    found = [path]
+    while (below := backing.get(found[-1])) is not None and below not in found:
+        found.append(below)
+    return found
+
+
+def is_missing(hypervisor: Hypervisor, path: str) -> bool:
+    """Whether ``path`` is certainly not there: its directory is a pool's, and the pool does not have it."""
+    try:
+        for pool in hypervisor.conn.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
+            target = xml.parse(pool.XMLDesc(0), "storage pool").findtext("target/path")
+            if target and PurePosixPath(target) == PurePosixPath(path).parent:
+                pool.refresh(0)
+                return not any(volume.path() == path for volume in pool.listAllVolumes(0))
+    except libvirt.libvirtError:
+        return False
+    return False
+
+
+def _above(hypervisor: Hypervisor, paths: set[str]) -> set[str]:
+    backing = _backing(hypervisor)
+    found: set[str] = set()
+    edge = set(paths)
+    while edge:
+        edge = {top for top, below in backing.items() if below in edge and top not in found and top not in paths}
+        found |= edge
+    return found
+
+
+def _backing(hypervisor: Hypervisor) -> dict[str, str]:
+    """What each volume of the active pools is backed by: path to path, freshly looked at."""
+    found: dict[str, str] = {}
+    for pool in hypervisor.conn.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
+        with contextlib.suppress(libvirt.libvirtError):
+            # An overlay that libvirt made for a snapshot is in no list before this. While a volume is being
+            # made the pool cannot be looked at again; what it listed before still counts.
+            pool.refresh(0)
+        for volume in pool.listAllVolumes(0):
+            try:
+                tree = xml.parse(volume.XMLDesc(0), "storage volume")
+            except (libvirt.libvirtError, KvmctlError):
+                # Deleted since it was listed.
+                continue
+            below = tree.findtext("backingStore/path")
+            path = tree.findtext("target/path")
+            if below and path:
+                found[path] = below
+    return found
+
+
+def _domains(hypervisor: Hypervisor) -> list[libvirt.virDomain]:
+    domains: list[libvirt.virDomain] = hypervisor.conn.listAllDomains(0)
+    return domains
+
+
+def _files_of(domain: libvirt.virDomain) -> set[str]:
+    """Every file or device in the domain's disks, with their backing chains, as it runs and as it is saved."""
+    found: set[str] = set()
+    try:
+        texts = [domain.XMLDesc(0)]
+        if domain.isActive() and domain.isPersistent():
+            texts.append(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+        for text in texts:
+            for source in xml.parse(text, "domain").iterfind("devices/disk//source"):
+                path = source.get("file") or source.get("dev")
+                if path:
+                    found.add(path)
+    except libvirt.libvirtError as error:
+        if not says_missing(error):
+            raise
+    return found

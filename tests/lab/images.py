@@ -1,0 +1,252 @@
+"""Guests to boot: a tiny one that is up in seconds, the same with every driver, and a whole Debian.
+
+All are built from Debian's packages, once, and kept outside the repository, in a folder whose name
+holds a digest of everything they are made of: a changed recipe is another folder.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.lab.process import run
+
+HERE = Path(__file__).parent
+
+# Drivers of the tiny guest, in Debian's cloud kernel (what is built in there is skipped).
+TINY_MODULES = [
+    "virtio_pci",
+    "virtio_net",
+    "virtio_blk",
+    "virtio_scsi",
+    "virtio_console",
+    "virtio_balloon",
+    "virtio-rng",
+    "virtio_mem",
+    "qemu_fw_cfg",
+    "sd_mod",
+    "sr_mod",
+    "isofs",
+    "vfat",
+    "nls_ascii",
+    "nls_cp437",
+    "nls_iso8859-1",
+    "button",
+    "evdev",
+    "ext4",
+    "loop",
+]
+# What else the full kernel has: all seven NIC models, the disk buses and USB.
+FULL_MODULES = [
+    *TINY_MODULES,
+    "e1000",
+    "e1000e",
+    "8139cp",
+    "8139too",
+    "pcnet32",
+    "ne2k-pci",
+    "vmxnet3",
+    "ahci",
+    "nvme",
+    "xhci-pci",
+    "ehci-pci",
+    "uhci-hcd",
+    "usb-storage",
+    "uas",
+    "usbhid",
+    "hid-generic",
+    "ata_piix",
+    "ata_generic",
+    "sym53c8xx",
+    "mptspi",
+    "megaraid_sas",
+    "vmw_pvscsi",
+]
+# Kernel parameters that every guest here is started with; more may follow ("lab...": see guest_init.sh).
+CMDLINE = "console=ttyS0 loglevel=3 panic=-1 net.ifnames=0 memhp_default_state=online"
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A kernel and an initramfs that boot without a disk, and the parameters to start them with."""
+
+    kernel: Path
+    initrd: Path
+    cmdline: str = CMDLINE
+
+
+def cache() -> Path:
+    """The folder that images are kept in: KVMCTL_TEST_CACHE, or kvmctl-tests in the user's cache."""
+    chosen = os.environ.get("KVMCTL_TEST_CACHE")
+    base = Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kvmctl-tests"
+    base.mkdir(parents=True, exist_ok=True)
+    return base.resolve()
+
+
+def tiny() -> Tiny:
+    """The tiny guest: Debian's cloud kernel, busybox, the virtio drivers, the guest agent and an SSH server."""
+    return _initramfs("tiny", "linux-image-cloud-amd64", TINY_MODULES)
+
+
+def tiny_full() -> Tiny:
+    """The tiny guest with Debian's full kernel: every NIC model's driver, and the disk buses'."""
+    return _initramfs("tiny-full", "linux-image-amd64", FULL_MODULES)
+
+
+def kept(kind: str, ingredients: Iterable[str | bytes], build: Callable[[Path], None]) -> Path:
+    """The folder of ``kind`` made of ``ingredients``; ``build`` fills it where it is not there yet.
+
+    Processes that want the same one wait for the first; a build that fails or is killed leaves nothing
+    that would be taken for done. Older ones of the kind are removed.
+    """
+    digest = hashlib.sha256()
+    for part in ingredients:
+        digest.update(part.encode() if isinstance(part, str) else part)
+        digest.update(b"\0")
+    folder = cache() / f"{kind}-{digest.hexdigest()[:16]}"
+    with _lock(kind):
+        if folder.is_dir():
+            return folder
+        for stale in [*cache().glob(f".{kind}-new-*"), *cache().glob(f"{kind}-????????????????")]:
+            shutil.rmtree(stale)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{kind}-new-", dir=cache()))
+        try:
+            build(fresh)
+            fresh.chmod(0o755)
+            fresh.rename(folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    return folder
+
+
+@contextlib.contextmanager
+def _lock(kind: str) -> Iterator[None]:
+    with (cache() / f".{kind}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _initramfs(kind: str, kernel_package: str, modules: list[str]) -> Tiny:
+    real = _kernel_of(kernel_package)
+    recipe = [Path(__file__).read_bytes(), *(path.read_bytes() for path in sorted(HERE.glob("guest_*.sh")))]
+
+    def build(folder: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            kernel = _unpack(real, Path(work) / "kernel")
+            vmlinuz = next((kernel / "boot").glob("vmlinuz-*"))
+            vmlinuz.rename(folder / "vmlinuz")
+            root = Path(work) / "root"
+            _fill_root(root, kernel, modules, Path(work))
+            _pack(root, folder / "initrd")
+
+    made = kept(kind, [real, *modules, *recipe], build)
+    return Tiny(made / "vmlinuz", made / "initrd")
+
+
+def _kernel_of(package: str) -> str:
+    """``NAME=VERSION`` of the kernel package that the metapackage ``package`` stands for."""
+    depends = run(["apt-cache", "depends", "--important", package]).stdout
+    match = re.search(r"Depends: (linux-image-[0-9]\S*)", depends)
+    if match is None:
+        raise LookupError(f"apt knows no kernel behind {package}: run 'apt-get update'")
+    policy = run(["apt-cache", "policy", match[1]]).stdout
+    version = re.search(r"Candidate: (\S+)", policy)
+    assert version is not None
+    return f"{match[1]}={version[1]}"
+
+
+def _unpack(package: str, into: Path) -> Path:
+    """Download a Debian package and unpack its files, installing nothing."""
+    into.mkdir()
+    # As the user apt drops to may not write there, it would warn; this says at once that root does it.
+    run(["apt-get", "-o", "APT::Sandbox::User=root", "download", package], cwd=str(into), timeout=600)
+    archive = next(into.glob("*.deb"))
+    run(["dpkg-deb", "-x", str(archive), str(into)])
+    archive.unlink()
+    return into
+
+
+def _fill_root(root: Path, kernel: Path, modules: list[str], work: Path) -> None:
+    for folder in ("bin", "sbin", "dev", "modules", "usr/sbin", "usr/bin"):
+        (root / folder).mkdir(parents=True)
+    shutil.copy("/bin/busybox", root / "bin/busybox")
+    for source, target in (("guest_init.sh", "init"), ("guest_dhcp.sh", "bin/dhcp-event")):
+        shutil.copy(HERE / source, root / target)
+        (root / target).chmod(0o755)
+    for name, command in (("shutdown", ""), ("poweroff", "-P"), ("reboot", "-r"), ("halt", "-P")):
+        # Process 1 is a shell: nothing stops in order, so the file systems are flushed and that is it.
+        script = root / "sbin" / name
+        script.write_text(
+            f'#!/bin/sh\nsync\ncase "$* {command}" in *-r*) exec busybox reboot -f ;; esac\nexec busybox poweroff -f\n'
+        )
+        script.chmod(0o755)
+    run(["mknod", "-m", "600", str(root / "dev/console"), "c", "5", "1"])
+    _add_modules(root / "modules", kernel, modules)
+    for package, program in (
+        ("qemu-guest-agent", "usr/sbin/qemu-ga"),
+        ("dropbear-bin", "usr/sbin/dropbear"),
+        ("openssh-sftp-server", "usr/lib/openssh/sftp-server"),
+    ):
+        unpacked = _unpack(package, work / package)
+        _add_program(root, unpacked / program, f"/{program}")
+
+
+def _add_modules(target: Path, kernel: Path, wanted: list[str]) -> None:
+    """Copy the modules and what they need, and write the order in which they load."""
+    known = {path.stem.replace("-", "_"): path for path in kernel.rglob("*.ko")}
+    order: dict[str, None] = {}
+
+    def add(name: str) -> None:
+        path = known.get(name.replace("-", "_"))
+        if path is None or path.stem in order:
+            return
+        data = path.read_bytes()
+        # The section .modinfo holds "key=value" strings, each ended by a zero byte.
+        needs = re.search(rb"\0depends=([^\0]*)\0", data)
+        for other in (needs[1].decode() if needs else "").split(","):
+            add(other)
+        for other in re.findall(rb"\0softdep=pre: ([^\0]*)\0", data):
+            for softly in other.decode().split():
+                add(softly)
+        order[path.stem] = None
+        shutil.copy(path, target / path.name)
+
+    for name in wanted:
+        add(name)
+    (target / "order").write_text("".join(f"{name}\n" for name in order))
+
+
+def _add_program(root: Path, program: Path, place: str) -> None:
+    """Copy a program and the libraries that the machine's own loader finds for it."""
+    target = root / place.lstrip("/")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(program, target)
+    libraries = run(["ldd", str(program)]).stdout
+    missing = re.findall(r"(\S+) => not found", libraries)
+    if missing:
+        raise LookupError(f"{place} needs {', '.join(missing)}: install the packages in tests/packages.txt")
+    for library in re.findall(r"(/\S+) \(0x", libraries):
+        copy = root / library.lstrip("/")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if not copy.exists():
+            shutil.copy(library, copy)
+
+
+def _pack(root: Path, target: Path) -> None:
+    """Write an initramfs. Not compressed: an emulated CPU takes longer to unpack it than QEMU to load it."""
+    names = sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+    with target.open("wb") as out:
+        subprocess.run(
+            ["cpio", "-o", "-H", "newc", "--quiet", "-R", "0:0"],
+            input="\n".join(names).encode() + b"\n",
+            stdout=out,
+            cwd=root,
+            check=True,
+        )
