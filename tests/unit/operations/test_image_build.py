@@ -1,0 +1,56 @@
+"""What can be refused before anything is built."""
+
+from pathlib import Path
+
+import pytest
+
+from kvmctl.errors import Refused, UsageProblem
+from kvmctl.operations import apt_sources, image_build
+
+
+@pytest.mark.parametrize("name", ["debian-12", "debian12", "12", "bookworm", "debian-bookworm", "Debian-12"])
+def test_the_names_of_a_suite(name: str) -> None:
+    assert image_build.suite(name) == image_build.Suite("bookworm", "debian-12", "debian12")
+
+
+def test_sid() -> None:
+    assert image_build.suite("unstable").codename == image_build.suite("debian-sid").codename == "sid"
+
+
+@pytest.mark.parametrize("name", ["", "debian", "debian-9", "jammy", "../x", "--help", "bookworm main", "1" * 300])
+def test_unknown_suites(name: str) -> None:
+    with pytest.raises(UsageProblem, match="no Debian suite"):
+        image_build.suite(name)
+
+
+@pytest.mark.parametrize("package", ["-rf", "a b", "vim,emacs", "VIM", "$(id)", "vim;id", ""])
+def test_package_names_are_checked(package: str) -> None:
+    with pytest.raises(UsageProblem, match="not the name of a Debian package"):
+        image_build.plan("debian-12", include=[package])
+
+
+def test_size_and_kernel_are_checked() -> None:
+    with pytest.raises(UsageProblem, match="too small"):
+        image_build.plan("debian-12", size=1024**3)
+    with pytest.raises(UsageProblem, match="no kernel 'tiny'"):
+        image_build.plan("debian-12", kernel="tiny")
+
+
+def test_missing_tools_are_named_with_the_way_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_build, "TOOLS", {"no-such-tool": ("its-package", "its-rpm")})
+    with pytest.raises(Refused) as refused:
+        image_build.check_tools()
+    assert "no-such-tool" in refused.value.message
+    assert "its-package" in (refused.value.hint or "") or "its-rpm" in (refused.value.hint or "")
+
+
+def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
+    precious = tmp_path / "x.qcow2"
+    precious.write_text("precious")
+    suite = image_build.suite("12")
+    planned = image_build.Plan(
+        suite, image_build.DEFAULT_SIZE, "cloud", (), apt_sources.for_suite("bookworm", []), tmp_path
+    )
+    with pytest.raises(UsageProblem, match="is there already"):
+        image_build.run(planned, precious)
+    assert precious.read_text() == "precious"
