@@ -136,7 +136,9 @@ class Guest:
         """Wait until ``pattern`` is in the guest's log, or was seen on the console, and return the match."""
         end = time.monotonic() + timeout
         while True:
-            if found := re.search(pattern, self.text) or re.search(pattern, self.log()):
+            # Only whole lines: the last one may still be on its way.
+            lines = self.text[: self.text.rfind("\n") + 1]
+            if found := re.search(pattern, lines) or re.search(pattern, self.log()):
                 return found
             if time.monotonic() > end:
                 raise CommandFailed(f"{self.name}: no {pattern!r} after {timeout:g} s in\n{self.log()}")

@@ -1,4 +1,5 @@
 #!/bin/sh
+# shellcheck disable=SC2154  # udhcpc sets the variables
 # udhcpc calls this with what it was given.
 case $1 in
     bound | renew)

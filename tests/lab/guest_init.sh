@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash disable=SC2013,SC2174
 # Process 1 of the lab's tiny guest. What it does is driven by the kernel's command line:
 #   lab.hostname=NAME    its name (tiny)
 #   lab.address=A/N      this address on the first NIC, instead of DHCP

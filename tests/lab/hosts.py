@@ -56,32 +56,28 @@ _NETWORK = """\
   </ip>
 </network>
 """
-# Runs as process 1 of the host: makes its mounts, then only reaps what is orphaned there.
+# Runs as process 1 of the host: makes its mounts, then becomes host_init.py.
 _INIT = """\
 set -e
 mount --make-rslave /
 # With what is mounted below it: libvirt must not find control groups that both hosts would share.
 umount -l /sys
 mount -t sysfs sysfs /sys
+mkdir -p {folder}/dev
+mount -t tmpfs -o mode=755 tmpfs {folder}/dev
+(cd /dev && find . -xdev ! -type d ! -name 'tap*' | cpio -pdm --quiet {folder}/dev)
+mkdir -p {folder}/dev/pts {folder}/dev/shm
+mount --bind /dev/pts {folder}/dev/pts
+mount -t tmpfs tmpfs {folder}/dev/shm
+umount -l /dev
+mount --move {folder}/dev /dev
 mount -t tmpfs -o mode=755 tmpfs /srv
 mkdir {shared}
 mount --bind {root}/shared {shared}
 {binds}
 mount --bind {root}/hosts /etc/hosts
 hostname {name}
-exec {python} -c '
-import os, pathlib, signal
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-pathlib.Path("{folder}/up").touch()
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
-while True:
-    signal.sigwait([signal.SIGCHLD])
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        pass
-'
+exec {python} {here}/host_init.py {folder}/up
 """
 # The client's side: the machine's files, but no libvirt of the machine's and an ssh that knows the lab.
 _CLIENT = """\
@@ -131,6 +127,7 @@ class Host:
                 ),
                 name=self.name,
                 python=sys.executable,
+                here=Path(__file__).parent,
                 folder=self.folder,
             ),
             "up",

@@ -7,6 +7,7 @@ import pytest
 from tests.lab import images
 from tests.lab.guest import Guest
 from tests.lab.hosts import Host
+from tests.lab.lab import Lab
 
 _DOMAIN = """
 <domain type='qemu'>
@@ -67,3 +68,19 @@ def test_all_nic_models_have_drivers(
         guest.address(f"eth{number}")
     drivers = guest.run("for n in /sys/class/net/eth*; do basename $(readlink $n/device/driver); done").split()
     assert sorted(drivers) == sorted(models.values())
+
+
+def test_macvtap_on_both_hosts_reaches_the_wire_and_each_other(
+    lab: Lab, host_a: Host, host_b: Host, tiny: images.Tiny, console: Callable[[Host, str], Guest]
+) -> None:
+    nic = "<interface type='direct'><source dev='lan0' mode='bridge'/><model type='virtio'/></interface>"
+    for number, host in enumerate((host_a, host_b), 1):
+        more = f"lab.address=10.78.0.{number}/24"
+        host.conn.createXML(_DOMAIN.format(name="tap", tiny=tiny, nics=nic, more=more), 0)
+    on_a, on_b = console(host_a, "tap").ready(), console(host_b, "tap").ready()
+    for guest in (on_a, on_b):
+        guest.address()
+    for address in ("10.78.0.1", "10.78.0.2"):
+        lab.wire.run(["ping", "-c", "1", "-w", "10", address])
+    on_a.run("ping -c 1 -w 10 10.78.0.2")
+    on_b.run("ping -c 1 -w 10 10.78.0.1")
