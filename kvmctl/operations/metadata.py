@@ -18,7 +18,7 @@ def read(domain: libvirt.virDomain) -> Metadata:
             return Metadata()
         raise
     try:
-        return from_element(xml.parse(text, "kvmctl metadata"))
+        return from_element(_with_namespace(xml.parse(text, "kvmctl metadata")))
     except UsageProblem:
         # Edited by hand into something else: nothing in it can be trusted, and nothing must fail for it.
         return Metadata()
@@ -26,7 +26,7 @@ def read(domain: libvirt.virDomain) -> Metadata:
 
 def write(domain: libvirt.virDomain, metadata: Metadata) -> None:
     """Remember ``metadata``: in the saved definition, and in the running one too, so that both agree."""
-    text = xml.raw(to_element(metadata))
+    text = xml.raw(_without_prefix(to_element(metadata)))
     flags = 0
     if domain.isPersistent():
         flags |= libvirt.VIR_DOMAIN_AFFECT_CONFIG
@@ -34,3 +34,20 @@ def write(domain: libvirt.virDomain, metadata: Metadata) -> None:
         flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
     with translated():
         domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, PREFIX, NAMESPACE, flags)
+
+
+def _with_namespace(element: xml.Element) -> xml.Element:
+    """The same in kvmctl's namespace again, which libvirt takes away from what it hands out."""
+    for node in element.iter():
+        if isinstance(node.tag, str) and xml.etree.QName(node).namespace is None:
+            node.tag = f"{{{NAMESPACE}}}{node.tag}"
+    return element
+
+
+def _without_prefix(element: xml.Element) -> xml.Element:
+    """The same without namespaces: libvirt declares the prefix itself, and fails where it stands there already."""
+    for node in element.iter():
+        if isinstance(node.tag, str) and xml.etree.QName(node).namespace == NAMESPACE:
+            node.tag = xml.etree.QName(node).localname
+    xml.etree.cleanup_namespaces(element)
+    return element

@@ -170,7 +170,7 @@ def detach(hypervisor: Hypervisor, vm: str, mac: str, *, live: bool, config: boo
     domain = hypervisor.find(vm)
     with translated(hypervisor.uri):
         flags = which(domain, live=live, config=config)
-        there = [flag for flag in (LIVE, CONFIG) if flags & flag and _find(_tree(domain, _xml_flags(flag)), mac)]
+        there = [flag for flag in (LIVE, CONFIG) if flags & flag and _all(_tree(domain, _xml_flags(flag)), mac)]
         if not there:
             raise _no_card(domain, mac)
         if LIVE in there:
