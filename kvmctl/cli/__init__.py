@@ -46,6 +46,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "net": ("Networks", "net", "Make and manage networks: NAT, routed, isolated, open, bridge, macvtap."),
     "nic": ("Networks", "nic", "List, plug in and pull out a VM's network cards."),
+    "pci": ("Devices", "pci", "List the host's PCI devices and pass them to VMs."),
     "version": ("Other", "version", "Show the versions of kvmctl, libvirt and the hypervisor."),
 }
 ALIASES = {

@@ -6,7 +6,6 @@ import click
 
 from kvmctl.cli import output
 from kvmctl.cli.host_cpu import cpu
-from kvmctl.cli.host_setup import setup
 from kvmctl.cli.options import App, everywhere
 from kvmctl.errors import Refused, UsageProblem
 
@@ -21,7 +20,6 @@ def host() -> None:
 
 
 host.add_command(cpu)
-host.add_command(setup)
 
 
 @host.command()

@@ -127,3 +127,37 @@ def root_ports(count: int = DEFAULT_ROOT_PORTS) -> list[xml.Element]:
         xml.new("controller", type_="pci", model="pcie-root"),
         *(xml.new("controller", type_="pci", model="pcie-root-port") for _ in range(count)),
     ]
+
+
+_IDS = re.compile(r"([0-9a-f]{4}):([0-9a-f]{4})\Z", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class PciSelector:
+    """Which device is wanted: one at an ``address``, or any with these ``ids`` (vendor, product).
+
+    ``vf``: a free virtual function of the device, not the device. ``group``: all of its IOMMU group.
+    """
+
+    text: str
+    address: PciAddress | None
+    ids: tuple[int, int] | None
+    vf: bool = False
+    group: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> "PciSelector":
+        """``ADDRESS[,vf][,group]`` or ``VENDOR:PRODUCT[,vf][,group]``. Raises UsageProblem."""
+        head, *options = text.split(",")
+        unknown = [option for option in options if option not in ("vf", "group")]
+        if unknown:
+            raise UsageProblem(
+                f"{text[:60]!a}: no option {unknown[0][:30]!a}", "after a PCI device may come ,vf or ,group"
+            )
+        vf, group = "vf" in options, "group" in options
+        if vf and group:
+            raise UsageProblem(f"{text[:60]!a}: a virtual function or a whole group, not both")
+        ids = _IDS.match(head)
+        if ids is not None:
+            return cls(text, None, (int(ids[1], 16), int(ids[2], 16)), vf, group)
+        return cls(text, PciAddress.parse(head), None, vf, group)

@@ -1,0 +1,164 @@
+"""kvmctl pci"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from kvmctl.cli import output
+from kvmctl.cli.options import App, complete_vms, dry_run, everywhere, timeout
+from kvmctl.cli.output import Column
+from kvmctl.model.names import harmless
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+COLUMNS = [
+    Column("address", "ADDRESS"),
+    Column("class", "CLASS"),
+    Column("vendor", "VENDOR", wide=True),
+    Column("product", "PRODUCT"),
+    Column("vendor_id", "VENDOR ID", wide=True),
+    Column("product_id", "PRODUCT ID", wide=True),
+    Column("driver", "DRIVER"),
+    Column("iommu_group", "GROUP", right=True),
+    Column("group_members", "MEMBERS", wide=True),
+    Column("physical_function", "VF OF", wide=True),
+    Column("virtual_functions", "VFS", wide=True),
+    Column("assignable", "ASSIGNABLE", read=lambda value: "unknown" if value is None else "yes" if value else "no"),
+    Column("used_by", "USED BY"),
+    Column("reason", "REASON"),
+]
+
+
+def one_half(command: F) -> F:
+    """``--live`` and ``--config``, for one half of what is changed together without them."""
+    command = click.option("--config", is_flag=True, help="Change only what the next start reads.")(command)
+    return click.option("--live", is_flag=True, help="Change only the running guest.")(command)
+
+
+@click.group()
+def pci() -> None:
+    """List the host's PCI devices and pass them to VMs."""
+
+
+@pci.command("list")
+@click.option("--assignable", is_flag=True, help="Only those that can be passed to a VM now.")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Judge the host whose sys/ and proc/ are below DIR, without libvirt.",
+)
+@everywhere
+@click.pass_obj
+def list_(app: App, assignable: bool, root: Path | None) -> None:
+    """List the host's PCI devices, which can be passed to a VM, and why the others cannot.
+
+    \b
+    Examples:
+      kvmctl pci list
+      kvmctl pci list --assignable -o wide
+      kvmctl -c qemu+ssh://host/system pci list -o json
+    """
+    from kvmctl.operations import pci_host
+
+    judge = pci_host.judge_tree(root) if root is not None else pci_host.judge_host(app.connect())
+    rows = [row for row in pci_host.rows(judge) if row["assignable"] or not assignable]
+    output.show_list(
+        app, rows, COLUMNS, name="address", empty="no PCI device can be passed to a VM" if assignable else None
+    )
+
+
+@pci.command("attach")
+@click.argument("vm", shell_complete=complete_vms)
+@click.argument("devices", nargs=-1, required=True, metavar="DEVICE...")
+@click.option("--group", is_flag=True, help="Pass the whole IOMMU group of each device.")
+@click.option("--vf", is_flag=True, help="Pass a free virtual function (SR-IOV) of each device.")
+@click.option(
+    "--force", is_flag=True, help="Even if a stopped VM has it too, or it is unknown whether the host needs it."
+)
+@one_half
+@dry_run
+@everywhere
+@click.pass_obj
+def attach(
+    app: App,
+    vm: str,
+    devices: tuple[str, ...],
+    group: bool,
+    vf: bool,
+    force: bool,
+    live: bool,
+    config: bool,
+    dry_run: bool,
+) -> None:
+    """Pass PCI devices of the host to a VM, now and for later starts.
+
+    DEVICE is an address (0000:01:00.0 or 01:00.0) or VENDOR:PRODUCT, which takes a free one of that kind.
+    libvirt gives it to vfio-pci when the guest runs, and back to its driver afterwards.
+
+    \b
+    Examples:
+      kvmctl pci attach web 01:00.0
+      kvmctl pci attach web 10de:2204 --group
+      kvmctl pci attach web 03:00.0 --vf --config
+    """
+    from kvmctl.operations import pci as operation
+
+    hypervisor = app.connect()
+    plan = operation.plan_attach(hypervisor, vm, _selectors(devices, vf, group), live=live, config=config, force=force)
+    for warning in plan.warnings:
+        output.warn(app, warning)
+    if dry_run:
+        output.show_one(
+            app, {**plan.row(), "dry_run": True, "xml": plan.xml()}, lambda: plan.xml() or "nothing to do", name="vm"
+        )
+        return
+    row = operation.run_attach(hypervisor, plan)
+    done = f"{', '.join(row['devices'])} passed to {harmless(plan.name)}, {plan.affect.words}"
+    same = f"{harmless(plan.name)} has {', '.join(row['devices'])} already"
+    output.show_one(app, row, lambda: done if row["changed"] else same, name="vm")
+
+
+@pci.command("detach")
+@click.argument("vm", shell_complete=complete_vms)
+@click.argument("devices", nargs=-1, required=True, metavar="DEVICE...")
+@click.option("--group", is_flag=True, help="Take back all that the VM has of each device's IOMMU group.")
+@one_half
+@timeout("30s")
+@dry_run
+@everywhere
+@click.pass_obj
+def detach(
+    app: App, vm: str, devices: tuple[str, ...], group: bool, live: bool, config: bool, timeout: float, dry_run: bool
+) -> None:
+    """Take PCI devices from a VM and give them back to the host.
+
+    \b
+    Examples:
+      kvmctl pci detach web 01:00.0
+      kvmctl pci detach web 10de:2204 --group --config
+    """
+    from kvmctl.operations import pci as operation
+
+    hypervisor = app.connect()
+    plan = operation.plan_detach(hypervisor, vm, _selectors(devices, False, group), live=live, config=config)
+    if dry_run:
+        output.show_one(app, {**plan.row(), "dry_run": True, "xml": plan.xml()}, plan.xml, name="vm")
+        return
+    with output.progress(app) as progress:
+        row = operation.run_detach(hypervisor, plan, timeout, progress)
+
+    def sentence() -> str:
+        held = [f"{address} ({driver or 'no driver'})" for address, driver in row["drivers"].items()]
+        return f"{', '.join(held)} taken from {harmless(plan.name)}, {plan.affect.words}"
+
+    output.show_one(app, row, sentence, name="vm")
+
+
+def _selectors(devices: tuple[str, ...], vf: bool, group: bool) -> list[Any]:
+    from kvmctl.model.pci import PciSelector
+
+    options = (",vf" if vf else "") + (",group" if group else "")
+    return [PciSelector.parse(device + options) for device in devices]
