@@ -47,6 +47,13 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "net": ("Networks", "net", "Make and manage networks: NAT, routed, isolated, open, bridge, macvtap."),
     "nic": ("Networks", "nic", "List, plug in and pull out a VM's network cards."),
     "pci": ("Devices", "pci", "List the host's PCI devices and pass them to VMs."),
+    "wait": ("Virtual machines", "wait", "Wait until VMs are so far."),
+    "save": ("Virtual machines", "saving", "Save running VMs' state to disk and stop them."),
+    "restore": ("Virtual machines", "saving", "Let saved VMs run on."),
+    "rename": ("Virtual machines", "marks", "Give a VM that is off another name."),
+    "autostart": ("Virtual machines", "marks", "Let VMs start when their host does."),
+    "protect": ("Virtual machines", "marks", "Protect VMs from kvmctl delete."),
+    "unprotect": ("Virtual machines", "marks", "Let kvmctl delete remove VMs again."),
     "version": ("Other", "version", "Show the versions of kvmctl, libvirt and the hypervisor."),
 }
 ALIASES = {

@@ -1,6 +1,7 @@
 """kvmctl start, stop, reboot, reset, destroy, suspend, resume"""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -10,6 +11,7 @@ from kvmctl.cli.options import DURATION, App, confirmed, dry_run, everywhere, ta
 
 if TYPE_CHECKING:
     from kvmctl.connection import Hypervisor
+    from kvmctl.operations.progress import Progress
 
 F = TypeVar("F", bound=Callable[..., Any])
 CONDITIONS = ("running", "agent", "ip", "ssh", "cloud-init")
@@ -63,7 +65,8 @@ def run_verb(
             return f"{name}: would {row['would']}" if row["would"] else f"{name} {already}, nothing to do"
         if row.get("forced"):
             return f"{name} powered off by force"
-        return f"{name} {said}" if row["changed"] else f"{name} {already}"
+        told = f"{name} {said}" if row["changed"] else f"{name} {already}"
+        return f"{told}; {output.plain(row['found'])}" if row.get("found") else told
 
     for_each(app, found, several, act, sentence, parallel)
 
@@ -71,6 +74,28 @@ def run_verb(
 def would(row: dict[str, Any], does: str | None) -> dict[str, Any]:
     """The row of a dry run: nothing changed, ``would`` says what would be done (None: nothing)."""
     return {**row, "changed": False, "would": does}
+
+
+def quiet_progress(app: App, parallel: int) -> AbstractContextManager["Progress"]:
+    """The progress line, unless several are at work at once and would fight for it."""
+    from kvmctl.operations.progress import Progress
+
+    return output.progress(app) if parallel == 1 else nullcontext(Progress())
+
+
+def waited(
+    app: App, hypervisor: "Hypervisor", row: dict[str, Any], wait: str | None, timeout: float, parallel: int
+) -> dict[str, Any]:
+    """The row with ``state`` as it is after waiting for ``wait``, and what was found; None waits for nothing."""
+    if wait is None:
+        return row
+    from kvmctl.operations.lifecycle import state_of
+    from kvmctl.operations.waiting import wait_for
+
+    domain = hypervisor.find(row["uuid"])
+    with quiet_progress(app, parallel) as shown:
+        reached = wait_for(hypervisor, domain, wait, timeout, shown)
+    return {**row, "state": state_of(domain), "waited_seconds": reached.seconds, "found": reached.detail}
 
 
 def _simple(
@@ -116,6 +141,7 @@ def start(
       kvmctl start web-1 --wait ssh --timeout 2m
       kvmctl start --all --parallel 4
     """
+    from kvmctl.errors import UsageProblem
     from kvmctl.operations import lifecycle
 
     def do(hypervisor: "Hypervisor", name: str) -> dict[str, Any]:
@@ -124,8 +150,11 @@ def start(
             return would(found.row(), found.does)
         if fresh and found.does and lifecycle.has_saved_state(found):
             output.confirm(app, f"{found.name} has a saved state, which starting it fresh throws away. Go on?")
-        return lifecycle.start(hypervisor, found, paused=paused, fresh=fresh)
+        row = lifecycle.start(hypervisor, found, paused=paused, fresh=fresh)
+        return waited(app, hypervisor, row, wait, timeout, parallel)
 
+    if paused and wait:
+        raise UsageProblem("--wait waits for a guest that runs, which --paused keeps it from")
     run_verb(app, names, all_, parallel, do, "started", "was running already", events=wait is not None)
 
 
@@ -175,9 +204,7 @@ def stop(
         found = lifecycle.plan(hypervisor, "stop", name, force=force)
         if dry_run:
             return would(found.row(), found.does)
-        if parallel > 1:
-            return lifecycle.stop(hypervisor, found, timeout=timeout, force=force, mode=mode, wait=wait)
-        with output.progress(app) as shown:
+        with quiet_progress(app, parallel) as shown:
             return lifecycle.stop(hypervisor, found, timeout=timeout, force=force, mode=mode, wait=wait, progress=shown)
 
     said = "stopped" if wait else "was asked to shut down"
@@ -201,7 +228,20 @@ def reboot(
       kvmctl reboot web-1
       kvmctl reboot web-1 --wait ssh
     """
-    _simple(app, "reboot", names, all_, parallel, dry_run, "was asked to reboot", "is rebooting")
+    from kvmctl.operations import lifecycle
+
+    def do(hypervisor: "Hypervisor", name: str) -> dict[str, Any]:
+        found = lifecycle.plan(hypervisor, "reboot", name)
+        if dry_run:
+            return would(found.row(), found.does)
+        if wait is None:
+            return lifecycle.act(hypervisor, found)
+        with quiet_progress(app, parallel) as shown:
+            row = lifecycle.reboot(hypervisor, found, timeout, shown)
+        return waited(app, hypervisor, row, wait, timeout, parallel)
+
+    said = "was asked to reboot" if wait is None else "rebooted"
+    run_verb(app, names, all_, parallel, do, said, "is rebooting", events=wait is not None)
 
 
 @click.command()

@@ -166,6 +166,24 @@ def act(hypervisor: Hypervisor, found: Plan) -> dict[str, Any]:
         return found.row(state_of(domain), changed=changed)
 
 
+def reboot(hypervisor: Hypervisor, found: Plan, timeout: float, progress: Progress | None = None) -> dict[str, Any]:
+    """Ask for a reboot and return when the guest has really begun anew. Raises TimedOut."""
+    (progress or Progress()).step(f"waiting for {found.name} to reboot")
+    with Watch(hypervisor, found.domain) as watch, translated(hypervisor.uri):
+        row = act(hypervisor, found)
+        until = time.monotonic() + timeout
+        while (left := until - time.monotonic()) > 0:
+            event = watch.next(left)
+            if event is not None and event.kind == "reboot":
+                return row
+            if state_of(found.domain) == "shutoff":
+                raise Conflict(f"{found.name} shut down instead of rebooting", f"'kvmctl start {found.name}' starts it")
+    raise TimedOut(
+        f"{found.name} did not reboot within {timeout:g} s",
+        f"it may not listen to the power button yet or at all; 'kvmctl reset {found.name}' does not ask it",
+    )
+
+
 def _act(hypervisor: Hypervisor, found: Plan, deed: Callable[[], object], goal: set[str]) -> bool:
     """Do it, and return whether this did it: somebody else may have come first, which is no error."""
     try:

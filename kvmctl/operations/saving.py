@@ -11,7 +11,7 @@ from kvmctl.errors import Conflict, NotFound, UsageProblem
 from kvmctl.model import xml
 from kvmctl.model.state import ACTIVE
 from kvmctl.operations import forwards
-from kvmctl.operations.job import run_job
+from kvmctl.operations.abortable import abortable
 from kvmctl.operations.lifecycle import state_of
 from kvmctl.operations.progress import Progress
 
@@ -83,13 +83,20 @@ def save(hypervisor: Hypervisor, found: Plan, progress: Progress | None = None) 
         return found.row(found.state, changed=False)
     domain, path = found.domain, found.path
     with translated(hypervisor.uri):
-        run_job(
-            domain,
+        abortable(
             (lambda: domain.save(path)) if path is not None else (lambda: domain.managedSave(0)),
-            f"saving {found.name}",
-            progress or Progress(),
+            domain.abortJob,
+            lambda: _say_how_far(found, progress or Progress()),
         )
         return found.row(state_of(domain), changed=True)
+
+
+def _say_how_far(found: Plan, progress: Progress) -> None:
+    assert found.domain is not None
+    stats = found.domain.jobStats(0)
+    done = stats.get(libvirt.VIR_DOMAIN_JOB_DATA_PROCESSED)
+    if done is not None:
+        progress.amount(f"saving {found.name}", done, stats.get(libvirt.VIR_DOMAIN_JOB_DATA_TOTAL))
 
 
 def plan_restore(hypervisor: Hypervisor, what: str) -> Plan:
