@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 
+from tests.lab import images
 from tests.lab import lab as labs
 from tests.lab.hosts import REPOSITORY, Host
 from tests.lab.lab import Lab
@@ -11,6 +12,11 @@ from tests.lab.lab import Lab
 _RC = """\
 PS1='[lab {letter}] \\w \\$ '
 kvmctl() {{ '{python}' -m kvmctl "$@"; }}
+# tiny NAME [OPTIONS]: a guest that is up in seconds.
+tiny() {{
+    mapfile -t image < <(cd '{repository}' && '{python}' -m tests.lab image)
+    kvmctl create "$1" --kernel "${{image[0]}}" --initrd "${{image[1]}}" --cmdline "${{image[2]}}" --memory 256M "${{@:2}}"
+}}
 """
 
 
@@ -24,8 +30,10 @@ def main() -> None:
     verbs.add_parser("up", help="start it; it runs until 'down'")
     verbs.add_parser("status", help="what there is")
     enter = verbs.add_parser("enter", help="a shell in which kvmctl works against that host")
+    enter.add_argument("--inside", action="store_true", help="on the host itself, not beside it")
     enter.add_argument("host", choices=("a", "b"), nargs="?", default="a")
     enter.add_argument("command", nargs=argparse.REMAINDER, help="run this instead of a shell")
+    verbs.add_parser("image", help="build the tiny guest; print its kernel, initramfs and kernel parameters")
     down = verbs.add_parser("down", help="end it, and whatever killed test runs left")
     down.add_argument("--all", action="store_true", dest="everything", help="every lab, those in use too")
     keeper = verbs.add_parser("keeper")
@@ -43,7 +51,10 @@ def main() -> None:
     elif options.verb == "status":
         _status()
     elif options.verb == "enter":
-        _enter(lab.a if options.host == "a" else lab.b, options.command)
+        _enter(lab.a if options.host == "a" else lab.b, options.command, options.inside)
+    elif options.verb == "image":
+        tiny = images.tiny()
+        _say(f"{tiny.kernel}\n{tiny.initrd}\n{tiny.cmdline}")
     else:
         _down(lab, options.everything)
 
@@ -75,13 +86,15 @@ def _status() -> None:
             _say(f"{name}  {host.letter}  {kept}  libvirtd {'runs' if pid else 'does not run'}  {host.uri}")
 
 
-def _enter(host: Host, command: list[str]) -> None:
+def _enter(host: Host, command: list[str], inside: bool) -> None:
     if not host.net.path.exists():
         raise SystemExit("that lab is not up: python -m tests.lab up")
     rc = host.folder / "bashrc"
-    rc.write_text(_RC.format(letter=host.letter, python=sys.executable))
-    args = host.outside(command or ["bash", "--rcfile", str(rc), "-i"])
-    os.execvpe(args[0], args, host.environment(HOME=os.environ.get("HOME", "/root"), KVMCTL_REPOSITORY=str(REPOSITORY)))
+    rc.write_text(_RC.format(letter=host.letter, python=sys.executable, repository=REPOSITORY))
+    shell = command or ["bash", "--rcfile", str(rc), "-i"]
+    args = host.inside(shell) if inside else host.outside(shell)
+    uri = "qemu:///system" if inside else host.uri
+    os.execvpe(args[0], args, host.environment(HOME=os.environ.get("HOME", "/root"), LIBVIRT_DEFAULT_URI=uri))
 
 
 def _down(lab: Lab, everything: bool) -> None:

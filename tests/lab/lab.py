@@ -52,12 +52,15 @@ class Lab:
         BASE.mkdir(mode=0o755, exist_ok=True)
         if BASE.stat().st_uid != os.geteuid():
             raise PermissionError(f"{BASE} belongs to somebody else")
-        clean_leftovers()
-        self.root.mkdir()
-        if keep:
-            (self.root / "kept").touch()
-        else:
-            self._start_keeper()
+        # One at a time: a lab must not be taken for a leftover before its keeper has its lock.
+        with (BASE / ".lock").open("w") as gate:
+            fcntl.flock(gate, fcntl.LOCK_EX)
+            clean_leftovers()
+            if not keep:
+                self._start_keeper()
+            self.root.mkdir()
+            if keep:
+                (self.root / "kept").touch()
         try:
             self._build()
         except BaseException:
