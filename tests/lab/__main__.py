@@ -15,7 +15,8 @@ kvmctl() {{ '{python}' -m kvmctl "$@"; }}
 # tiny NAME [OPTIONS]: a guest that is up in seconds.
 tiny() {{
     mapfile -t image < <(cd '{repository}' && '{python}' -m tests.lab image)
-    kvmctl create "$1" --kernel "${{image[0]}}" --initrd "${{image[1]}}" --cmdline "${{image[2]}}" --memory 256M "${{@:2}}"
+    kvmctl create "$1" --memory 256M \\
+        --kernel "${{image[0]}}" --initrd "${{image[1]}}" --cmdline "${{image[2]}}" "${{@:2}}"
 }}
 """
 
