@@ -33,10 +33,11 @@ def run(
     began = time.monotonic()
     with Undo() as undo:
         progress.step(f"defining {plan.name}")
-        domain = claim.take(
-            hypervisor, plan.name, plan.uuid, plan.hardware, [v.volume for v in plan.volumes], plan.leftover
-        )
-        undo.add(f"undefine {plan.name}", lambda: _undefine(domain))
+        with undo.step():
+            domain = claim.take(
+                hypervisor, plan.name, plan.uuid, plan.hardware, [v.volume for v in plan.volumes], plan.leftover
+            )
+            undo.add(f"undefine {plan.name}", lambda: _undefine(domain))
         for volume in plan.volumes:
             _make(hypervisor, volume, progress, undo)
         with translated(hypervisor.uri):
@@ -47,9 +48,9 @@ def run(
             _start_network(hypervisor, name, undo)
         if plan.start:
             progress.step(f"starting {plan.name}")
-            with translated(hypervisor.uri):
+            with undo.step(), translated(hypervisor.uri):
                 domain.create()
-            undo.add(f"power off {plan.name}", lambda: _destroy(domain))
+                undo.add(f"power off {plan.name}", lambda: _destroy(domain))
             _publish(hypervisor, domain, plan, undo)
         if not keep and wait is not None:
             wait_for(hypervisor, domain, wait, timeout, progress)
@@ -72,11 +73,13 @@ def _make(hypervisor: Hypervisor, plan: VolumePlan, progress: Progress, undo: Un
             mode=plan.mode,
             progress=progress,
             text=f"uploading {owned.name}",
+            undo=undo,
         )
-    else:
-        progress.step(f"making {owned.name}")
+        return
+    progress.step(f"making {owned.name}")
+    with undo.step():
         pools.create_volume(pool, _volume_element(plan))
-    undo.add(f"delete volume {owned.name}", lambda: pools.delete_volume(hypervisor, owned.pool, owned.name))
+        undo.add(f"delete volume {owned.name}", lambda: pools.delete_volume(hypervisor, owned.pool, owned.name))
 
 
 def _volume_element(plan: VolumePlan) -> xml.Element:
@@ -97,7 +100,7 @@ def _volume_element(plan: VolumePlan) -> xml.Element:
 
 
 def _start_network(hypervisor: Hypervisor, name: str, undo: Undo) -> None:
-    with translated(hypervisor.uri):
+    with undo.step(), translated(hypervisor.uri):
         try:
             network = hypervisor.conn.networkLookupByName(name)
         except libvirt.libvirtError as error:
@@ -110,7 +113,7 @@ def _start_network(hypervisor: Hypervisor, name: str, undo: Undo) -> None:
             if not network.isActive():
                 raise
             return
-    undo.add(f"stop the network {name}", network.destroy)
+        undo.add(f"stop the network {name}", network.destroy)
 
 
 def _publish(hypervisor: Hypervisor, domain: libvirt.virDomain, plan: Plan, undo: Undo) -> None:

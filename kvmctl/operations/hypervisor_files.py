@@ -5,6 +5,7 @@ import os
 import posixpath
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,13 @@ from typing import Literal
 import libvirt
 
 from kvmctl.connection import Hypervisor, explain, is_missing, translated
-from kvmctl.errors import NotFound, UsageProblem
+from kvmctl.errors import Conflict, NotFound, UsageProblem
 from kvmctl.model import xml
 from kvmctl.operations import pools
+
+# How often, and how far apart in seconds, to look again where another kvmctl is looking too.
+ATTEMPTS = 100
+PAUSE = 0.05
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,14 @@ def look(hypervisor: Hypervisor, path: str, head: int = 0) -> HypervisorFile | N
     path = posixpath.normpath(path)
     if path.startswith("/dev/"):
         return _device(hypervisor, path)
-    with _volume(hypervisor, path) as volume:
-        return _described(hypervisor, volume, path, head) if volume is not None else None
+    # Another kvmctl may be looking into the same directory, and its momentary pool be gone again any time.
+    for _ in range(ATTEMPTS):
+        try:
+            with _volume(hypervisor, path) as volume:
+                return _described(hypervisor, volume, path, head) if volume is not None else None
+        except NotFound:
+            time.sleep(PAUSE)
+    raise Conflict(f"{path[:200]!a} on the host of {hypervisor.uri} comes and goes", "try again")
 
 
 def require(hypervisor: Hypervisor, path: str, what: str, head: int = 0) -> HypervisorFile:
@@ -72,13 +83,22 @@ def _volume(hypervisor: Hypervisor, path: str) -> Iterator[libvirt.virStorageVol
         return
     parent, name = posixpath.split(path)
     with translated(hypervisor.uri):
-        for pool in conn.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
+        for pool in conn.listAllStoragePools(0):
             target = pools.target_path(pool)
             if target is not None and str(target) == parent:
+                if not pool.isActive():
+                    raise Conflict(
+                        f"{path[:200]!a} is in the storage pool {pool.name()}, which is not active",
+                        f"start it with 'virsh pool-start {pool.name()}'",
+                    )
                 # The file may have come since the pool was read.
                 pools.refresh(pool)
-                yield pools.find_volume(pool, name)
-                return
+                break
+        else:
+            pool = None
+    if pool is not None:
+        yield pools.find_volume(pool, name)
+        return
     holder = xml.new("pool", type_="dir")
     xml.add(holder, "name", f"kvmctl-look-{secrets.token_hex(6)}")
     xml.add(xml.add(holder, "target"), "path", parent)
@@ -86,10 +106,12 @@ def _volume(hypervisor: Hypervisor, path: str) -> Iterator[libvirt.virStorageVol
         momentary = conn.storagePoolCreateXML(xml.text(holder), 0)
     except libvirt.libvirtError as error:
         # Another client may be looking at the same moment, and one directory can be in one pool only.
-        found = _by_path(hypervisor, path)
-        if found is None and "cannot open directory" not in (error.get_error_message() or ""):
+        message = error.get_error_message() or ""
+        if "source conflict" in message:
+            raise NotFound(message) from error
+        if "cannot open directory" not in message:
             raise explain(error, hypervisor.uri) from error
-        yield found
+        yield None
         return
     try:
         yield pools.find_volume(momentary, name)

@@ -172,19 +172,23 @@ def upload(
     mode: Literal["0600", "0644"] = "0600",
     progress: Progress | None = None,
     text: str | None = None,
+    undo: Undo | None = None,
 ) -> libvirt.virStorageVol:
     """Make the volume ``name`` in ``pool`` and send it the ``size`` bytes of ``source`` through a stream.
 
     Holes of a file stay holes. ``text`` names the work in the progress. If anything fails, or Ctrl-C
     arrives, no volume is left. A qcow2 gets its header last: if kvmctl is killed in between, the volume
     is an empty one of PLACEHOLDER bytes, never half an image.
+    With ``undo`` the volume's removal is added to the caller's own steps, for a failure that comes later.
     Raises Conflict where a volume of that name is there already, KvmctlError where ``source`` is shorter.
     """
     progress = progress or Progress()
-    with contextlib.ExitStack() as stack, Undo() as undo:
+    with contextlib.ExitStack() as stack:
+        own = undo if undo is not None else stack.enter_context(Undo())
         reader = _reader(stack, source)
-        volume = _create(pool, name, size, format, mode)
-        undo.add(f"delete volume {name}", lambda: volume.delete(0))
+        with own.step():
+            volume = _create(pool, name, size, format, mode)
+            own.add(f"delete volume {name}", lambda: volume.delete(0))
         report = _Report(progress, text or f"uploading {name}", size)
         head = min(size, PLACEHOLDER) if format == "qcow2" else 0
         # What the empty volume already holds below PLACEHOLDER must be overwritten, not skipped over.
@@ -192,7 +196,8 @@ def upload(
             _send(pool, volume, reader, head, size, report, sparse=True)
         if head:
             _send(pool, volume, reader, 0, head, report, sparse=False)
-        undo.keep()
+        if undo is None:
+            own.keep()
         return volume
 
 

@@ -1,9 +1,10 @@
 """Undoing one's own steps, in reverse, when a later one fails or Ctrl-C arrives."""
 
+import contextlib
 import signal
 import threading
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from types import FrameType, TracebackType
 
 from kvmctl.errors import Interrupted, KvmctlError, with_leftovers
 
@@ -22,6 +23,31 @@ class Undo:
     def add(self, what: str, step: Callable[[], object]) -> None:
         """``step`` takes back what was just done; ``what`` names it if that fails ("delete volume x")."""
         self._steps.append((what, step))
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        """Within it SIGINT and SIGTERM wait, so that an act and its add() cannot be parted by one.
+
+        Only for what takes a moment. A second Ctrl-C gets through all the same: it means it.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        arrived: list[int] = []
+
+        def wait(number: int, frame: FrameType | None) -> None:
+            if arrived:
+                raise KeyboardInterrupt
+            arrived.append(number)
+
+        held = {number: signal.signal(number, wait) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in held.items():
+                signal.signal(number, handler)
+        if arrived:
+            signal.raise_signal(arrived[0])
 
     def keep(self) -> None:
         """All is done: nothing is to be undone any more."""

@@ -325,7 +325,7 @@ def test_a_guest_on_another_host(host_a: Host, host_b: Host, tiny: images.Tiny, 
         [
             "sh",
             "-c",
-            f"for i in $(seq 100); do socat -t 5 TCP:{address}:2222 STDIO </dev/null | grep SSH && exit; "
+            f"for i in $(seq 100); do socat -t 5 TCP:{address}:2222 STDIO </dev/null | grep -a SSH && exit; "
             "sleep 0.3; done; exit 1",
         ],
         timeout=90,
