@@ -6,6 +6,8 @@ import click
 
 from kvmctl.cli import output
 from kvmctl.cli.host_cpu import cpu
+from kvmctl.cli.host_setup import setup
+from kvmctl.cli.host_show import info, overcommit
 from kvmctl.cli.options import App, everywhere
 from kvmctl.errors import Refused, UsageProblem
 
@@ -20,6 +22,9 @@ def host() -> None:
 
 
 host.add_command(cpu)
+host.add_command(setup)
+host.add_command(info)
+host.add_command(overcommit)
 
 
 @host.command()

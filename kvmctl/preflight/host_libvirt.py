@@ -189,9 +189,7 @@ def default_pool(hypervisor: Hypervisor) -> Check:
     except libvirt.libvirtError as error:
         if not is_missing(error):
             raise
-        return Check(
-            name, "warn", "there is no storage pool named default", "'kvmctl host setup' makes it, 'create' does too"
-        )
+        return Check(name, "ok", "there is no storage pool named default yet: 'kvmctl create' makes it")
     path = xml.parse(pool.XMLDesc(0), "storage pool").findtext("target/path") or "-"
     if not pool.isActive():
         return Check(name, "warn", f"default ({harmless(path)}) is not started", "virsh pool-start default")
