@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "destroy": ("Virtual machines", "lifecycle", "Power VMs off at once, without asking the guest."),
     "suspend": ("Virtual machines", "lifecycle", "Pause VMs: they keep their memory and use no CPU."),
     "resume": ("Virtual machines", "lifecycle", "Let paused VMs run on, or wake sleeping ones."),
+    "clone": ("State and copies", "clone", "Copy a VM, running or not: linked (copy-on-write) unless --full."),
     "snapshot": (
         "State and copies",
         "snapshot",

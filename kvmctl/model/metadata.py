@@ -19,7 +19,7 @@ class OwnedVolume:
     pool: str
     name: str
     path: str | None = None
-    role: Literal["disk", "seed", "memory", "other"] = "disk"
+    role: Literal["disk", "seed", "memory", "base", "other"] = "disk"
 
 
 @dataclass(frozen=True)
@@ -156,8 +156,8 @@ def _volume(element: xml.Element) -> OwnedVolume | None:
     pool, name, role = element.get("pool"), element.get("name"), element.get("role", "disk")
     if not pool or not name:
         return None
-    known: Literal["disk", "seed", "memory", "other"]
-    known = role if role in ("disk", "seed", "memory") else "other"  # type: ignore[assignment]
+    known: Literal["disk", "seed", "memory", "base", "other"]
+    known = role if role in ("disk", "seed", "memory", "base") else "other"  # type: ignore[assignment]
     return OwnedVolume(pool, name, element.get("path"), known)
 
 

@@ -74,3 +74,20 @@ def parse_snapshots(data: bytes, count: int) -> list[InternalSnapshot]:
         )
         at = (end + 7) & ~7
     return found
+
+
+@dataclass(frozen=True)
+class ClusterTable:
+    """Where the level 1 table is: if every entry of it is 0, nothing was ever written to the image."""
+
+    offset: int
+    entries: int
+
+
+def level_one(data: bytes) -> ClusterTable | None:
+    """The level 1 table of the header at the start of ``data``, or None where it is no qcow2 image."""
+    if parse_header(data) is None:
+        return None
+    entries, offset = struct.unpack_from(">IQ", data, 36)
+    # QEMU's own limit, QCOW_MAX_L1_SIZE in block/qcow2.h.
+    return ClusterTable(offset, entries) if entries * 8 <= 32 * 1024 * 1024 else None

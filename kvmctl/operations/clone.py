@@ -1,0 +1,136 @@
+"""Copying a VM: all of it, or nothing."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import libvirt
+
+from kvmctl.connection import Hypervisor, is_missing, translated
+from kvmctl.model import clone as copies
+from kvmctl.model import xml
+from kvmctl.operations import claim, clone_disks, clone_seed, forwards, freeze, pools
+from kvmctl.operations.clone_plan import Copy, Plan, disks_as_dicts
+from kvmctl.operations.progress import Progress
+from kvmctl.operations.seed import hostname_for
+from kvmctl.operations.undo import Undo
+from kvmctl.operations.volume_reader import find_by_path
+
+
+def run(hypervisor: Hypervisor, plan: Plan, progress: Progress | None = None) -> list[dict[str, Any]]:
+    """Make the copies and return ``{name, uuid, source, mode, disks, seconds}`` each.
+
+    If anything fails, or Ctrl-C arrives, every copy is taken back and the source stands where it stood.
+    """
+    progress = progress or Progress()
+    domain = hypervisor.find(plan.source)
+    began = time.monotonic()
+    with Undo() as undo:
+        for copy in plan.copies:
+            progress.step(f"defining {copy.identity.name}")
+            take_name(hypervisor, plan, copy, undo)
+        if plan.mode == "full":
+            clone_disks.copy_all(hypervisor, domain, plan, undo, progress)
+        else:
+            progress.step(f"freezing the disks of {plan.source}")
+            freeze.freeze(hypervisor, domain, plan.layers, undo, quiesce=plan.quiesce)
+            for copy in plan.copies:
+                make_overlays(hypervisor, copy, undo)
+        for copy in plan.copies:
+            make_seed(hypervisor, plan, copy, undo)
+            define(hypervisor, plan, copy, undo)
+        if plan.start:
+            for copy in plan.copies:
+                progress.step(f"starting {copy.identity.name}")
+                _start(hypervisor, copy, undo)
+        undo.keep()
+    seconds = time.monotonic() - began
+    return [row(plan, copy, seconds) for copy in plan.copies]
+
+
+def row(plan: Plan, copy: Copy, seconds: float) -> dict[str, Any]:
+    """``{name, uuid, source, mode, disks, seconds}``."""
+    return {
+        "name": copy.identity.name,
+        "uuid": copy.identity.uuid,
+        "source": plan.source,
+        "mode": plan.mode,
+        "disks": disks_as_dicts(copy),
+        "seconds": round(seconds, 3),
+    }
+
+
+def take_name(hypervisor: Hypervisor, plan: Plan, copy: Copy, undo: Undo) -> None:
+    """Hold the copy's name, with all that is about to be made for it, before the first volume is."""
+    domain = claim.take(
+        hypervisor, copy.identity.name, copy.identity.uuid, plan.hardware, copy.volumes(), copy.leftover
+    )
+    undo.add(f"undefine {copy.identity.name}", lambda: undefine(domain))
+
+
+def make_overlays(hypervisor: Hypervisor, copy: Copy, undo: Undo) -> None:
+    """The copy's own disks, empty and above what was frozen."""
+    for disk in copy.disks:
+        freeze.make_overlay(hypervisor, disk.volume, disk.layer, undo)
+
+
+def make_seed(hypervisor: Hypervisor, plan: Plan, copy: Copy, undo: Undo) -> None:
+    """The copy's seed: for a new machine, or with --keep-identity the source's as it is."""
+    if copy.seed is None or plan.seed_source is None:
+        return
+    volume = find_by_path(hypervisor, plan.seed_source)
+    if volume is None:
+        # The source can do without it after its first boot, and so can a copy that stays the same machine.
+        content: dict[str, bytes] = {}
+    else:
+        content = clone_seed.read(volume)
+    if not plan.keep_identity:
+        content = clone_seed.renewed(content, copy.identity.uuid, hostname_for(copy.identity.name))
+    data = clone_seed.pack(content)
+    owned = copy.seed
+    pools.upload(pools.ensure_pool(hypervisor, owned.pool), owned.name, data, len(data))
+    undo.add(f"delete volume {owned.name}", lambda: pools.delete_volume(hypervisor, owned.pool, owned.name))
+
+
+def define(hypervisor: Hypervisor, plan: Plan, copy: Copy, undo: Undo) -> None:
+    """Put the copy's whole definition in the place of the one that only held its name."""
+    if plan.nvram is not None:
+        copies.set_nvram(copy.domain, clone_disks.copy_nvram(hypervisor, plan.nvram, copy.identity.name, undo))
+    with translated(hypervisor.uri):
+        hypervisor.conn.defineXML(xml.raw(copy.domain))
+
+
+def _start(hypervisor: Hypervisor, copy: Copy, undo: Undo) -> None:
+    with translated(hypervisor.uri):
+        domain = hypervisor.conn.lookupByUUIDString(copy.identity.uuid)
+        domain.create()
+        undo.add(f"power off {copy.identity.name}", lambda: power_off(domain))
+        forwards.reapply(hypervisor, domain)
+
+
+def power_off(domain: libvirt.virDomain) -> None:
+    """Power off what may have stopped by itself already."""
+    try:
+        domain.destroy()
+    except libvirt.libvirtError:
+        if domain.isActive():
+            raise
+
+
+def undefine(domain: libvirt.virDomain) -> None:
+    """Undefine a copy that came to nothing, with all that libvirt keeps of it."""
+    try:
+        domain.undefineFlags(
+            libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+            | libvirt.VIR_DOMAIN_UNDEFINE_TPM
+            | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+            | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+        )
+    except libvirt.libvirtError as error:
+        if not is_missing(error):
+            raise
+
+
+def names(rows: Sequence[dict[str, Any]]) -> str:
+    """The copies' names in a sentence."""
+    return ", ".join(str(made["name"]) for made in rows)

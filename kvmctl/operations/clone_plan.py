@@ -1,0 +1,308 @@
+"""Deciding how a VM is copied: everything that can be refused is refused here, before anything is made."""
+
+import uuid as uuids
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import libvirt
+
+from kvmctl.connection import Hypervisor, translated
+from kvmctl.errors import Conflict, Refused
+from kvmctl.model import clone as copies
+from kvmctl.model import xml
+from kvmctl.model.domain import Hardware
+from kvmctl.model.metadata import Metadata, OwnedVolume
+from kvmctl.model.names import check_new_name
+from kvmctl.operations import claim, freeze, metadata, pools, snapshots
+from kvmctl.operations.freeze import Layer
+from kvmctl.preflight import dependents
+from kvmctl.preflight import snapshots as preflight
+
+Mode = Literal["linked", "full", "live"]
+MOST_COPIES = 256
+
+
+@dataclass(frozen=True)
+class CopiedDisk:
+    """A disk of the copy: its own volume for the ``target``, over or from ``layer``."""
+
+    target: str
+    volume: OwnedVolume
+    format: str
+    layer: Layer
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One copy: its names and addresses, its disks, and its seed where the source had one."""
+
+    identity: copies.Identity
+    domain: xml.Element
+    disks: tuple[CopiedDisk, ...]
+    seed: OwnedVolume | None
+    metadata: Metadata
+    leftover: libvirt.virDomain | None = field(default=None, compare=False)
+
+    def volumes(self) -> list[OwnedVolume]:
+        """The volumes that are made for this copy."""
+        return [*(disk.volume for disk in self.disks), *([self.seed] if self.seed else [])]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that will happen. ``layers`` says how the source's disks are frozen (empty where they need not be)."""
+
+    source: str
+    mode: Mode
+    state: str
+    hardware: Hardware
+    layers: tuple[Layer, ...]
+    copies: tuple[Copy, ...]
+    seed_source: str | None
+    nvram: str | None
+    keep_identity: bool
+    quiesce: bool
+    start: bool
+    agent: bool
+    notes: tuple[str, ...]
+
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """For ``--dry-run``: ``{name, uuid, source, mode, disks, notes, xml}`` each."""
+        return [
+            {
+                "name": copy.identity.name,
+                "uuid": copy.identity.uuid,
+                "source": self.source,
+                "mode": self.mode,
+                "disks": disks_as_dicts(copy),
+                "notes": list(self.notes),
+                "xml": xml.text(copy.domain),
+            }
+            for copy in self.copies
+        ]
+
+
+def disks_as_dicts(copy: Copy) -> list[dict[str, Any]]:
+    """The copy's disks for JSON: ``{target, source, format, backing}``."""
+    return [
+        {
+            "target": disk.target,
+            "source": disk.volume.path,
+            "format": disk.format,
+            "backing": disk.layer.base if disk.format == "qcow2" and disk.layer.base != disk.volume.path else None,
+        }
+        for disk in copy.disks
+    ]
+
+
+def plan(
+    hypervisor: Hypervisor,
+    source: str,
+    name: str,
+    *,
+    mode: Mode = "linked",
+    count: int | None = None,
+    start: bool = False,
+    keep_identity: bool = False,
+    pool: str | None = None,
+) -> Plan:
+    """Look at the source and decide. With ``count`` the copies are named ``name-1`` … ``name-count``.
+
+    Raises NotFound, Conflict (a name is taken, the source is in no state for it), Refused.
+    """
+    domain = hypervisor.find(source)
+    names = [name] if count is None else [f"{name}-{number}" for number in range(1, count + 1)]
+    leftovers = {}
+    for wanted in names:
+        check_new_name(wanted)
+        leftovers[wanted] = claim.check_free(hypervisor, wanted)
+    with translated(hypervisor.uri):
+        source = domain.name()
+        state = snapshots.state_of(domain)
+        tree = xml.parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE), "domain")
+        live_tree = xml.parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE), "domain")
+        remembered = metadata.read(domain)
+        saved = bool(domain.isPersistent() and domain.hasManagedSaveImage(0))
+    _check_source(domain, source, state, saved, mode, tree)
+    layers = freeze.plan(hypervisor, domain, live_tree if domain.isActive() else tree, reuse=mode != "full")
+    _check_disks(source, tree, layers)
+    maker = _Maker(hypervisor, source, tree, remembered, layers, mode, keep_identity, pool)
+    made = tuple(maker.copy(wanted, leftovers[wanted]) for wanted in names)
+    agent = freeze.quiesced(domain) if state == "running" else False
+    return Plan(
+        source=source,
+        mode=mode,
+        state=state,
+        hardware=_hardware(tree),
+        layers=layers,
+        copies=made,
+        seed_source=maker.seed_path,
+        nvram=tree.findtext("os/nvram") or live_tree.findtext("os/nvram"),
+        keep_identity=keep_identity,
+        quiesce=agent and mode != "live",
+        start=start or mode == "live",
+        agent=agent,
+        notes=tuple(dict.fromkeys(maker.notes)),
+    )
+
+
+def _check_source(
+    domain: libvirt.virDomain, source: str, state: str, saved: bool, mode: Mode, tree: xml.Element
+) -> None:
+    if mode == "live":
+        if state not in ("running", "paused"):
+            raise Conflict(f"{source} is not running, so there is no memory to copy", "leave out --live")
+        problems = preflight.against_memory(tree)
+        if preflight.has_nvram(tree):
+            problems.append("its UEFI variables cannot be frozen together with its memory")
+        if problems:
+            raise Refused(f"{source} cannot be copied while it runs: {'; '.join(problems)}", "stop it and clone then")
+    elif state not in ("running", "paused", "shutoff", "crashed"):
+        raise Conflict(f"{source} is {state}, and can be copied when it runs, is paused or stopped")
+    if saved:
+        raise Conflict(
+            f"{source} is saved: its memory holds what is not yet on its disks",
+            f"'kvmctl start {source}' first, then clone it running or stopped",
+        )
+    if not domain.isPersistent() and domain.isActive() and mode != "live":
+        raise Conflict(f"{source} is transient and has no definition to copy", "'virsh define' makes it stay")
+    with translated():
+        internal = domain.listAllSnapshots(libvirt.VIR_DOMAIN_SNAPSHOT_LIST_INTERNAL)
+    if internal and (mode != "full" or domain.isActive()):
+        raise Refused(
+            f"{source} has {len(internal)} snapshots inside its disks, and standing on a frozen disk it could not "
+            "go back to them any more",
+            "stop it and clone with --full, or delete its snapshots first",
+        )
+
+
+def _check_disks(source: str, tree: xml.Element, layers: Sequence[Layer]) -> None:
+    covered = {layer.target for layer in layers}
+    for disk in preflight.disks_of(tree):
+        if disk.written and disk.target not in covered:
+            raise Refused(
+                f"the disk {disk.target} of {source} is shared with other guests: a copy would write to it as well",
+                "detach it first",
+            )
+
+
+def _hardware(tree: xml.Element) -> Hardware:
+    kind = tree.find("os/type")
+    virt: Literal["kvm", "qemu"] = "kvm" if tree.get("type") == "kvm" else "qemu"
+    return Hardware(
+        virt,
+        kind.get("arch", "x86_64") if kind is not None else "x86_64",
+        kind.get("machine", "") if kind is not None else "",
+    )
+
+
+class _Maker:
+    """Makes each Copy of one plan; what they have in common is worked out once."""
+
+    def __init__(
+        self,
+        hypervisor: Hypervisor,
+        source: str,
+        tree: xml.Element,
+        remembered: Metadata,
+        layers: Sequence[Layer],
+        mode: Mode,
+        keep_identity: bool,
+        pool: str | None,
+    ) -> None:
+        self.hypervisor, self.source, self.tree, self.mode, self.pool = hypervisor, source, tree, mode, pool
+        self.remembered, self.layers, self.keep_identity = remembered, layers, keep_identity
+        self.notes: list[str] = []
+        self.taken: dict[str, set[str]] = {}
+        self.macs = _all_macs(hypervisor)
+        self.bases = self._bases()
+        self.seed = next((volume for volume in remembered.volumes if volume.role == "seed"), None)
+        if self.seed is not None and not any(disk.path == self.seed.path for disk in preflight.disks_of(tree)):
+            self.seed = None
+        self.seed_path = self.seed.path if self.seed else None
+        if remembered.forwards:
+            self.notes.append("the ports published for the source stay with it: 'kvmctl port add' publishes the copy's")
+
+    def _bases(self) -> tuple[OwnedVolume, ...]:
+        """What the copies stand on and kvmctl made for the source: whoever goes last deletes it."""
+        if self.mode == "full":
+            return ()
+        below = {path for layer in self.layers for path in dependents.chain(self.hypervisor, layer.base)}
+        return tuple(
+            replace(volume, role="base")
+            for volume in self.remembered.volumes
+            if volume.path in below and volume.role in ("disk", "base")
+        )
+
+    def copy(self, name: str, leftover: libvirt.virDomain | None) -> Copy:
+        """The plan of the copy called ``name``."""
+        tree = xml.parse(xml.raw(self.tree), "domain")
+        macs = {}
+        for old in copies.macs_of(tree):
+            macs[old] = copies.new_mac(self.macs)
+            self.macs.add(macs[old])
+        identity = copies.Identity(name, str(uuids.uuid4()), macs)
+        copies.rename(tree, identity)
+        self.notes += copies.separate(tree)
+        disks = tuple(self._disk(name, number, layer, leftover) for number, layer in enumerate(self.layers))
+        sources = {disk.target: (disk.volume.path or "", disk.format) for disk in disks}
+        seed = self._seed(name, leftover)
+        if seed is not None:
+            target = next(d.target for d in preflight.disks_of(tree) if d.path == self.seed_path)
+            sources[target] = (seed.path or "", "raw")
+        copies.set_disks(tree, sources)
+        copies.set_nvram(tree, None)
+        content = Metadata(
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            image=self.remembered.image,
+            user=self.remembered.user,
+            volumes=(*(disk.volume for disk in disks), *([seed] if seed else []), *self.bases),
+        )
+        copies.remember(tree, content)
+        return Copy(identity, tree, disks, seed, content, leftover)
+
+    def _disk(self, name: str, number: int, layer: Layer, leftover: libvirt.virDomain | None) -> CopiedDisk:
+        format_ = layer.base_format if self.mode == "full" and layer.base_format in ("raw", "qcow2") else "qcow2"
+        pool = pools.ensure_pool(self.hypervisor, self.pool or layer.pool)
+        file_name = f"{name}{f'-{number}' if number else ''}.{'qcow2' if format_ == 'qcow2' else 'img'}"
+        volume = self._free(pool, file_name, "disk", leftover)
+        return CopiedDisk(layer.target, volume, format_, layer)
+
+    def _seed(self, name: str, leftover: libvirt.virDomain | None) -> OwnedVolume | None:
+        if self.seed is None:
+            return None
+        pool = pools.ensure_pool(self.hypervisor, self.seed.pool)
+        return self._free(pool, f"{name}-seed.iso", "seed", leftover)
+
+    def _free(
+        self,
+        pool: libvirt.virStoragePool,
+        name: str,
+        role: Literal["disk", "seed"],
+        leftover: libvirt.virDomain | None,
+    ) -> OwnedVolume:
+        listed = {(v.pool, v.name) for v in metadata.read(leftover).volumes} if leftover is not None else set()
+        if (pool.name(), name) not in listed and pools.find_volume(pool, name) is not None:
+            raise Conflict(
+                f"the storage pool {pool.name()} already has a volume {name}",
+                "choose another name for the copy, or see whose it is with 'virsh vol-info'",
+            )
+        directory = pools.target_path(pool)
+        if directory is None:
+            raise Refused(f"the storage pool {pool.name()} has no directory to put a copy's disk in", "give --pool")
+        return OwnedVolume(pool.name(), name, str(directory / name), role)
+
+
+def _all_macs(hypervisor: Hypervisor) -> set[str]:
+    """Every MAC address that a VM of this hypervisor has, so that no copy gets one twice."""
+    found: set[str] = set()
+    with translated(hypervisor.uri):
+        for domain in hypervisor.conn.listAllDomains(0):
+            try:
+                found.update(copies.macs_of(xml.parse(domain.XMLDesc(0), "domain")))
+            except libvirt.libvirtError:
+                # Gone since it was listed.
+                continue
+    return found
