@@ -55,7 +55,7 @@ def row(plan: Plan, copy: Copy, seconds: float) -> dict[str, Any]:
         "uuid": copy.identity.uuid,
         "source": plan.source,
         "mode": plan.mode,
-        "disks": disks_as_dicts(copy),
+        "disks": disks_as_dicts(copy, plan.mode),
         "seconds": round(seconds, 3),
     }
 

@@ -76,7 +76,7 @@ class Plan:
                 "uuid": copy.identity.uuid,
                 "source": self.source,
                 "mode": self.mode,
-                "disks": disks_as_dicts(copy),
+                "disks": disks_as_dicts(copy, self.mode),
                 "notes": list(self.notes),
                 "xml": xml.text(copy.domain),
             }
@@ -84,14 +84,14 @@ class Plan:
         ]
 
 
-def disks_as_dicts(copy: Copy) -> list[dict[str, Any]]:
-    """The copy's disks for JSON: ``{target, source, format, backing}``."""
+def disks_as_dicts(copy: Copy, mode: Mode) -> list[dict[str, Any]]:
+    """The copy's disks for JSON: ``{target, source, format, backing}``; a full copy's stand on nothing."""
     return [
         {
             "target": disk.target,
             "source": disk.volume.path,
             "format": disk.format,
-            "backing": disk.layer.base if disk.format == "qcow2" and disk.layer.base != disk.volume.path else None,
+            "backing": None if mode == "full" else disk.layer.base,
         }
         for disk in copy.disks
     ]

@@ -11,6 +11,7 @@ from kvmctl.model import xml
 from kvmctl.model.metadata import OwnedVolume
 from kvmctl.operations import forwards, metadata, pools
 from kvmctl.operations.progress import Progress
+from kvmctl.preflight import dependents
 
 Storage = Literal["own", "all", "none"]
 
@@ -93,8 +94,9 @@ def run(hypervisor: Hypervisor, plan_: Plan, progress: Progress) -> dict[str, An
                 snapshot.delete(0)
         deleted = []
         for volume in plan_.volumes:
-            if pools.delete_volume(hypervisor, volume.pool, volume.name):
+            if volume.role != "base" and pools.delete_volume(hypervisor, volume.pool, volume.name):
                 deleted.append(volume.path or f"{volume.pool}/{volume.name}")
+        deleted += _delete_bases(hypervisor, plan_.name, [volume for volume in plan_.volumes if volume.role == "base"])
         if plan_.persistent:
             _undefine(domain)
     return {
@@ -104,6 +106,22 @@ def run(hypervisor: Hypervisor, plan_: Plan, progress: Progress) -> dict[str, An
         "deleted": deleted,
         "kept": list(plan_.kept),
     }
+
+
+def _delete_bases(hypervisor: Hypervisor, vm: str, bases: list[OwnedVolume]) -> list[str]:
+    """Delete what this VM and its clones stood on together, as far as this was the last that did; the paths."""
+    deleted = []
+    left = [volume for volume in bases if volume.path is not None]
+    while left:
+        # One base may stand on another: each round frees the next one below.
+        free = [v for v in left if v.path and not dependents.of(hypervisor, [v.path], except_vm=vm)]
+        if not free:
+            break
+        for volume in free:
+            if pools.delete_volume(hypervisor, volume.pool, volume.name) and volume.path:
+                deleted.append(volume.path)
+        left = [volume for volume in left if volume not in free]
+    return deleted
 
 
 def _power_off(domain: libvirt.virDomain) -> None:
@@ -161,7 +179,8 @@ def _others_use(hypervisor: Hypervisor, domain: libvirt.virDomain, path: str) ->
 def _refuse_dependents(hypervisor: Hypervisor, domain: libvirt.virDomain, volumes: list[OwnedVolume]) -> None:
     """A disk that others are copy-on-write copies of must outlive them."""
     gone = {(v.pool, v.name) for v in volumes}
-    paths = {v.path for v in volumes if v.path}
+    # A base is meant to be stood upon: it stays for as long as anything does.
+    paths = {v.path for v in volumes if v.path and v.role != "base"}
     if not paths:
         return
     for name in {v.pool for v in volumes}:

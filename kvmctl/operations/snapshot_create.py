@@ -59,7 +59,8 @@ def plan(
     quiesce: bool = False,
     slot: bool = False,
 ) -> Plan:
-    """Look at the guest and decide. ``slot`` allows the names that only a revert may give.
+    """Look at the guest and decide. ``slot`` allows the names that only a revert may give, which
+    makes room for them itself.
 
     Raises Conflict where the name is taken, Refused where a snapshot would not hold all of the guest.
     """
@@ -74,7 +75,8 @@ def plan(
         state = snapshots.state_of(domain)
         vm = domain.name()
         saved = domain.isPersistent() and domain.hasManagedSaveImage(0)
-    if any(snapshot.name == name for snapshot in existing):
+    known = any(snapshot.name == name for snapshot in existing)
+    if known and not slot:
         raise Conflict(f"{vm} already has a snapshot named {name!a}", "choose another name, or delete that one first")
     if saved:
         raise Refused(
@@ -92,7 +94,8 @@ def plan(
     location = _location(vm, tree, existing, wants_external=external or (active and disk_only), memory=memory)
     if location == "external":
         raise Refused(f"{vm} can have no internal snapshot")
-    _check_images(hypervisor, vm, tree, name)
+    if not known:
+        _check_images(hypervisor, vm, tree, name)
     return Plan(vm, name, description, "internal", state, memory, quiesce)
 
 

@@ -1,0 +1,159 @@
+"""Snapshots of real guests: kept, drawn, gone back to, deleted, and what is refused."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.lab import images
+from tests.lab.guest import Guest
+from tests.lab.hosts import Host
+
+Open = Callable[[Host, str], Guest]
+
+# A process that keeps its count in a variable of its own: only its memory knows it.
+COUNTER = (
+    "cat >/tmp/counter.sh <<'X'\n"
+    "n=0\n"
+    "trap 'n=$((n+1)); echo $n >/tmp/count' USR1\n"
+    "echo 0 >/tmp/count\n"
+    "while :; do sleep 0.1; done\n"
+    "X\n"
+    "sh /tmp/counter.sh </dev/null >/dev/null 2>&1 &\n"
+    "echo $! >/tmp/counter.pid"
+)
+BUMP = "c=$(cat /tmp/count); kill -USR1 $(cat /tmp/counter.pid); while [ $(cat /tmp/count) = $c ]; do sleep 0.05; done"
+
+
+def create(host: Host, tiny: images.Tiny, name: str, *more: str, disk: str = "64M") -> None:
+    """A running tiny guest with one disk of its own and no network."""
+    boot = ["--kernel", str(tiny.kernel), "--initrd", str(tiny.initrd), "--cmdline", f"{tiny.cmdline} lab.noseed"]
+    size = ["--memory", "160M", "--vcpus", "1", "--net", "none", "--graphics", "none"]
+    host.kvmctl("create", name, *boot, *size, "--disk", disk, *more)
+
+
+def write(guest: Guest, text: str) -> None:
+    """Put ``text`` on the guest's disk, past every cache."""
+    guest.run(f"printf '%-16s' '{text}' | dd of=/dev/vda bs=16 seek=4096 conv=notrunc,fsync 2>/dev/null")
+
+
+def read(guest: Guest) -> str:
+    """What write() put there, from the disk itself."""
+    guest.run("echo 3 >/proc/sys/vm/drop_caches")
+    return guest.run("dd if=/dev/vda bs=16 skip=4096 count=1 2>/dev/null").strip()
+
+
+def names(host: Host, vm: str) -> dict[str, dict[str, Any]]:
+    """The snapshots of ``vm`` by name."""
+    return {row["name"]: row for row in host.kvmctl("snapshot", "list", vm, "-o", "json").json()}
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_twenty_jumps_in_random_order(
+    host_a: Host, tiny: images.Tiny, console: Open, vm_name: Callable[[str], str]
+) -> None:
+    vm = vm_name("jump")
+    create(host_a, tiny, vm)
+    guest = console(host_a, vm).ready()
+    guest.run(COUNTER)
+    counted: dict[str, int] = {}
+    for count, moment in enumerate(("one", "two", "three", "four"), start=1):
+        guest.run(BUMP)
+        write(guest, moment)
+        host_a.kvmctl("snapshot", "create", vm, moment)
+        counted[moment] = count
+    chance = random.Random(4)
+    slot: tuple[str, int] | None = None
+    here = ("four", 4)
+    for jump in range(20):
+        target = chance.choice([*counted, *(["before-revert"] if slot else [])])
+        discard = chance.random() < 0.4
+        answer = host_a.kvmctl("snapshot", "revert", vm, target, *(["--discard"] if discard else []), "-o", "json")
+        assert answer.json()["state"] == "running"
+        expected = slot if target == "before-revert" else (target, counted[target])
+        assert expected is not None
+        if not discard:
+            slot = here
+        here = expected
+        guest = console(host_a, vm).ready()
+        assert (read(guest), guest.run("cat /tmp/count")) == (here[0], str(here[1])), f"jump {jump} to {target}"
+        # The same process goes on counting from the number in its own memory.
+        guest.run(BUMP)
+        assert guest.run("cat /tmp/count") == str(here[1] + 1)
+        write(guest, f"{here[0]}+")
+        here = (f"{here[0]}+", here[1] + 1)
+        guest.close()
+    assert set(names(host_a, vm)) == {*counted, "before-revert"}
+    host_a.kvmctl("delete", vm, "--yes")
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_branches_states_and_deletion(
+    host_a: Host, tiny: images.Tiny, console: Open, vm_name: Callable[[str], str]
+) -> None:
+    vm = vm_name("tree")
+    create(host_a, tiny, vm)
+    console(host_a, vm).ready().close()
+    first = host_a.kvmctl("snapshot", "create", vm, "first", "--description", "as it began", "-o", "json").json()
+    assert (first["state"], first["memory"], first["location"], first["current"]) == ("running", True, "internal", True)
+    host_a.kvmctl("suspend", vm)
+    assert host_a.kvmctl("snapshot", "create", vm, "held", "-o", "json").json()["state"] == "paused"
+    host_a.kvmctl("destroy", vm)
+    off = host_a.kvmctl("snapshot", "create", vm, "off", "-o", "json").json()
+    assert (off["state"], off["memory"], off["parent"]) == ("shutoff", False, "held")
+
+    back = host_a.kvmctl("snapshot", "revert", vm, "first", "--keep", "side", "-o", "json").json()
+    assert (back["state"], back["kept_as"]) == ("running", "side")
+    assert "before-revert" not in names(host_a, vm)
+    assert host_a.kvmctl("snapshot", "revert", vm, "held", "-o", "json").json()["state"] == "paused"
+    tree = host_a.kvmctl("snapshot", "tree", vm).stdout
+    assert [line.strip("│├└─ ").split("  ")[0] for line in tree.splitlines()] == [
+        vm,
+        "first",
+        "held",
+        "off",
+        "side",
+        "● you are here (paused)",
+        "before-revert",
+    ]
+    assert host_a.kvmctl("snapshot", "show", vm, "first", "-o", "json").json()["description"] == "as it began"
+
+    # A parent goes, its children move up; with --children they go with it.
+    host_a.kvmctl("snapshot", "delete", vm, "held", "-y")
+    assert names(host_a, vm)["off"]["parent"] == "first"
+    assert names(host_a, vm)["off"]["children"] == ["side"]
+    gone = host_a.kvmctl("snapshot", "delete", vm, "first", "--children", "-y", "-o", "json").json()
+    assert gone[-1]["name"] == "first"
+    assert names(host_a, vm) == {}
+    inside = host_a.run(["qemu-img", "snapshot", "-U", "-l", f"/var/lib/libvirt/images/{vm}.qcow2"]).stdout
+    assert inside.strip() == ""
+    host_a.kvmctl("delete", vm, "--yes")
+
+
+def test_what_cannot_be_is_refused_and_changes_nothing(
+    host_a: Host, tiny: images.Tiny, vm_name: Callable[[str], str]
+) -> None:
+    vm = vm_name("no")
+    create(host_a, tiny, vm, "--no-start")
+    for name in ("a/b", "x\ny", "\x1b[31mred", "y" * 300, "123", "before-revert"):
+        error = host_a.kvmctl("snapshot", "create", vm, name, "-o", "json", check=False)
+        assert (error.returncode, error.error()["code"]) == (2, "usage")
+    assert host_a.kvmctl("snapshot", "revert", vm, "never", check=False).returncode == 3
+    assert host_a.kvmctl("snapshot", "delete", vm, "never", "-y", check=False).returncode == 3
+    host_a.kvmctl("snapshot", "create", vm, "one")
+    assert host_a.kvmctl("snapshot", "create", vm, "one", check=False).returncode == 4
+    assert host_a.kvmctl("snapshot", "delete", vm, "one", check=False).returncode == 2
+    assert host_a.kvmctl("snapshot", "revert", vm, "one", "--keep", "x", "--discard", check=False).returncode == 2
+
+    # Behind kvmctl's back: one inside the image that libvirt does not know of, and one that is gone from it.
+    disk = f"/var/lib/libvirt/images/{vm}.qcow2"
+    host_a.run(["qemu-img", "snapshot", "-c", "byhand", disk])
+    assert host_a.kvmctl("snapshot", "create", vm, "byhand", check=False).returncode == 4
+    host_a.run(["qemu-img", "snapshot", "-d", "one", disk])
+    gone = host_a.kvmctl("snapshot", "revert", vm, "one", "-o", "json", check=False)
+    assert (gone.returncode, gone.error()["code"]) == (7, "refused")
+    assert "no longer holds it" in gone.error()["message"]
+    assert set(names(host_a, vm)) == {"one"}
+    host_a.kvmctl("snapshot", "delete", vm, "one", "-y")
+    assert names(host_a, vm) == {}
