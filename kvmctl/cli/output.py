@@ -306,14 +306,19 @@ def confirm(app: App, question: str, flag: str = "--yes") -> None:
 
 @contextmanager
 def progress(app: App) -> Iterator[Progress]:
-    """A bar on a terminal, silence in a pipe or with --quiet. It disappears when the work is done."""
+    """A bar on a terminal, only warnings in a pipe. It disappears when the work is done."""
+
+    class Plain(Progress):
+        def warn(self, text: str) -> None:
+            warn(app, text)
+
     if app.quiet or not sys.stderr.isatty():
-        yield Progress()
+        yield Plain()
         return
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeElapsedColumn, TransferSpeedColumn
     from rich.progress import Progress as Bars
 
-    class Live(Progress):
+    class Live(Plain):
         def __init__(self, bars: Bars) -> None:
             self.bars = bars
             self.now: tuple[str, Any] | None = None

@@ -67,7 +67,10 @@ def is_missing(hypervisor: Hypervisor, path: str) -> bool:
 
 
 def _above(hypervisor: Hypervisor, paths: set[str]) -> set[str]:
-    backing = _backing(hypervisor)
+    return _tops(_backing(hypervisor), paths)
+
+
+def _tops(backing: dict[str, str], paths: set[str]) -> set[str]:
     found: set[str] = set()
     edge = set(paths)
     while edge:
@@ -117,4 +120,20 @@ def _files_of(domain: libvirt.virDomain) -> set[str]:
     except libvirt.libvirtError as error:
         if not says_missing(error):
             raise
+    return found
+
+
+def by_path(hypervisor: Hypervisor, paths: Iterable[str]) -> dict[str, list[str]]:
+    """As of(), for each of ``paths``, looking at everything only once."""
+    wanted = list(paths)
+    if not wanted:
+        return {}
+    backing = _backing(hypervisor)
+    used = {domain.name(): _files_of(domain) for domain in _domains(hypervisor)}
+    found: dict[str, list[str]] = {}
+    for path in wanted:
+        above = _tops(backing, {path})
+        names = [name for name, files in used.items() if files & (above | {path})]
+        excused = {file for name in names for file in used[name]}
+        found[path] = [*sorted(names), *sorted(above - excused)]
     return found
