@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "suspend": ("Virtual machines", "lifecycle", "Pause VMs: they keep their memory and use no CPU."),
     "resume": ("Virtual machines", "lifecycle", "Let paused VMs run on, or wake sleeping ones."),
     "clone": ("State and copies", "clone", "Copy a VM, running or not: linked (copy-on-write) unless --full."),
+    "exec": ("Inside the guest", "exec", "Run a command in a guest, through its agent."),
     "snapshot": (
         "State and copies",
         "snapshot",
