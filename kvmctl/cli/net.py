@@ -72,7 +72,11 @@ def list_networks(app: App) -> None:
 @click.option("--domain", metavar="DNS", help="The DNS domain of its guests.")
 @click.option("--bridge", metavar="BR", help="The bridge to join (--mode bridge) or to make.")
 @click.option("--dev", "devices", multiple=True, metavar="DEV", help="The host's device to go out by; several: a pool.")
-@click.option("--macvtap-mode", type=click.Choice(("bridge", "vepa", "private", "passthrough")))
+@click.option(
+    "--macvtap-mode",
+    type=click.Choice(("bridge", "vepa", "private", "passthrough")),
+    help="How guests on one device reach each other (for --mode macvtap).",
+)
 @click.option("--autostart/--no-autostart", default=True, show_default=True, help="Start it whenever the host boots.")
 @click.option("--start/--no-start", default=True, show_default=True, help="Start it now.")
 @dry_run

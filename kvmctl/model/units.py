@@ -5,6 +5,7 @@
 
 import math
 import re
+from fractions import Fraction
 
 from kvmctl.errors import UsageProblem
 
@@ -12,12 +13,15 @@ KIB = 1024
 MIB = KIB**2
 GIB = KIB**3
 
-_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*\Z")
+# Thirty digits are more than any size has, and few enough for every conversion.
+_SIZE = re.compile(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([a-zA-Z]*)\s*\Z")
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 _DURATION = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|)\s*\Z")
 _SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 # libvirt keeps sizes in a signed 64-bit number of bytes.
 LARGEST = 2**63 - 1
+# poll(2) counts milliseconds in a signed 32-bit number: 24.8 days.
+LONGEST = 24 * 86400.0
 
 
 def parse_size(text: str, bare: int = 1) -> int:
@@ -26,7 +30,7 @@ def parse_size(text: str, bare: int = 1) -> int:
     Raises UsageProblem for anything that is no positive size of whole bytes below 2^63.
     """
     match = _SIZE.match(text)
-    size: float | int | None = None
+    size: int | None = None
     if match:
         number, unit = match[1], match[2].lower()
         factor: int | None
@@ -41,20 +45,27 @@ def parse_size(text: str, bare: int = 1) -> int:
         else:
             factor = 1024 ** _POWERS[unit] if unit in _POWERS else None
         if factor is not None:
-            size = int(number) * factor if "." not in number else math.floor(float(number) * factor)
+            # Not as a float: that loses the last bytes of a large size, and overflows on a huge one.
+            size = math.floor(Fraction(number) * factor)
     if size is None:
-        raise UsageProblem(f"{text!a} is not a size", "write it like 2G, 512MiB or 1.5GiB")
+        raise UsageProblem(f"{text[:60]!a} is not a size", "write it like 2G, 512MiB or 1.5GiB")
     if size <= 0 or size > LARGEST:
-        raise UsageProblem(f"the size {text!a} is out of range", "give a size above 0 and below 8 EiB")
-    return int(size)
+        raise UsageProblem(f"the size {text[:60]!a} is out of range", "give a size above 0 and below 8 EiB")
+    return size
 
 
 def parse_duration(text: str) -> float:
-    """``text`` (``30s``, ``2m``, ``30ms``, ``1h``, or bare seconds) in seconds."""
+    """``text`` (``30s``, ``2m``, ``30ms``, ``1h``, or bare seconds) in seconds.
+
+    Raises UsageProblem for anything else, and for more than 24 days.
+    """
     match = _DURATION.match(text)
     if not match:
-        raise UsageProblem(f"{text!a} is not a duration", "write it like 30s, 2m or 30ms")
-    return float(match[1]) * _SECONDS[match[2]]
+        raise UsageProblem(f"{text[:60]!a} is not a duration", "write it like 30s, 2m or 30ms")
+    seconds = float(match[1]) * _SECONDS[match[2]]
+    if seconds > LONGEST:
+        raise UsageProblem(f"the duration {text[:40]!a} is too long", "give at most 24d")
+    return seconds
 
 
 def human_size(size: int | None) -> str:

@@ -1,0 +1,140 @@
+"""Choosing a connection, and telling one libvirt error from another."""
+
+from pathlib import Path
+
+import libvirt
+import pytest
+
+from kvmctl import connection, errors
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "qemu:///system",
+        "qemu:///session",
+        "qemu+tcp://10.0.0.1:16509/system",
+        "qemu+ssh://me@host.example/system?keyfile=/k&no_verify=1",
+        "qemu:///system?socket=/run/other/libvirt-sock",
+        "qemu+tcp://[::1]/system",
+        "test:///default",
+        "an-alias",
+    ],
+)
+def test_good_uris(uri: str) -> None:
+    assert connection.check_uri(uri) == uri
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("", "-x", "qemu:///system\n", "qemu:///\x1b[2J", "qemu:///\u202e", "qemu:///\u009b"),
+        "qemu+ssh://-oProxyCommand=id/system",
+        "qemu+ssh://-x@host/system",
+        "qemu+ext:///system?command=/bin/sh",
+        "qemu+ssh://host/system?no_verify=1&command=id",
+        "qemu+ssh://host/system?command=",
+        "qemu+ssh://host/system?%63ommand=id",
+        "qemu+tcp://host:99999/system",
+        "qemu+tcp://host:x/system",
+        "qemu+tcp://[::1/system",
+    ],
+)
+def test_uris_that_could_do_harm_or_mean_nothing(uri: str) -> None:
+    with pytest.raises(errors.UsageProblem) as caught:
+        connection.check_uri(uri)
+    assert caught.value.message.isprintable()
+
+
+def test_the_environment_comes_before_the_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = tmp_path / "libvirt.conf"
+    config.write_text('# uri_default = "test:///commented"\nuri_default = "test:///configured"\n')
+    monkeypatch.setattr(connection, "client_configuration", lambda: config)
+    monkeypatch.setenv("LIBVIRT_DEFAULT_URI", "test:///environment")
+    assert connection.configured_uri() == "test:///environment"
+    monkeypatch.delenv("LIBVIRT_DEFAULT_URI")
+    monkeypatch.delenv("VIRSH_DEFAULT_CONNECT_URI", raising=False)
+    assert connection.configured_uri() == "test:///configured"
+    config.write_text("# nothing set\n")
+    assert connection.configured_uri() is None
+    config.unlink()
+    assert connection.configured_uri() is None
+
+
+def test_the_users_configuration_is_where_libvirt_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/xdg")
+    assert connection.client_configuration() == Path("/xdg/libvirt/libvirt.conf")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert connection.client_configuration() == Path("/etc/libvirt/libvirt.conf")
+
+
+class Reported(libvirt.libvirtError):  # type: ignore[misc]
+    """A libvirtError that carries what libvirt would have reported."""
+
+    def __init__(self, code: int, message: str) -> None:
+        Exception.__init__(self, message)
+        self.err = (code, 0, message, 2, None, None, None, -1, -1)
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "kind"),
+    [
+        (libvirt.VIR_ERR_NO_DOMAIN, "Domain not found", errors.NotFound),
+        (libvirt.VIR_ERR_NO_NETWORK, "Network not found", errors.NotFound),
+        (libvirt.VIR_ERR_NO_STORAGE_VOL, "Storage volume not found", errors.NotFound),
+        (libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT, "no snapshot", errors.NotFound),
+        (libvirt.VIR_ERR_OPERATION_INVALID, "domain is not running", errors.Conflict),
+        (libvirt.VIR_ERR_OPERATION_FAILED, "domain 'a' already exists with uuid x", errors.Conflict),
+        (libvirt.VIR_ERR_OPERATION_FAILED, "something else", errors.KvmctlError),
+        (libvirt.VIR_ERR_XML_ERROR, "unknown element", errors.UsageProblem),
+        (libvirt.VIR_ERR_CONFIG_UNSUPPORTED, "unsupported configuration", errors.UsageProblem),
+        (libvirt.VIR_ERR_OPERATION_TIMEOUT, "Timed out", errors.TimedOut),
+        (libvirt.VIR_ERR_SYSTEM_ERROR, "Cannot recv data: Connection reset by peer", errors.ConnectionFailed),
+        (libvirt.VIR_ERR_INTERNAL_ERROR, "client socket is closed", errors.ConnectionFailed),
+        (libvirt.VIR_ERR_RPC, "whatever", errors.ConnectionFailed),
+        (libvirt.VIR_ERR_AUTH_FAILED, "authentication failed", errors.ConnectionFailed),
+        (libvirt.VIR_ERR_INTERNAL_ERROR, "qemu unexpectedly closed the monitor", errors.KvmctlError),
+    ],
+)
+def test_each_error_is_of_its_kind(code: int, message: str, kind: type[errors.KvmctlError]) -> None:
+    found = connection.explain(Reported(code, f"{message}\n  more"), "test:///x")
+    assert type(found) is kind
+    assert message.split()[0] in found.message
+    assert "\n" not in found.message
+
+
+def test_connection_errors_name_the_uri_and_a_way_out() -> None:
+    found = connection.explain(
+        Reported(libvirt.VIR_ERR_SYSTEM_ERROR, "Failed to connect socket to 'x'"), "qemu:///system"
+    )
+    assert isinstance(found, errors.ConnectionFailed)
+    assert "qemu:///system" in found.message
+    assert "host setup" in (found.hint or "")
+
+
+def test_translated_turns_libvirts_errors_and_only_those() -> None:
+    with pytest.raises(errors.NotFound), connection.translated():
+        raise Reported(libvirt.VIR_ERR_NO_DOMAIN, "no")
+    with pytest.raises(ZeroDivisionError), connection.translated():
+        raise ZeroDivisionError
+
+
+def test_missing_things_are_told_apart() -> None:
+    assert connection.is_missing(Reported(libvirt.VIR_ERR_NO_DOMAIN, "no"))
+    assert not connection.is_missing(Reported(libvirt.VIR_ERR_OPERATION_INVALID, "no"))
+
+
+@pytest.mark.parametrize(
+    ("uri", "remote"),
+    [
+        ("qemu:///system", False),
+        ("qemu+unix:///system?socket=/x", False),
+        ("qemu:///system?socket=/x", False),
+        ("qemu+tcp:///system", True),
+        ("qemu+ssh://host/system", True),
+        ("qemu://host/system", True),
+    ],
+)
+def test_what_may_be_another_machine(uri: str, remote: bool) -> None:
+    assert connection.leads_elsewhere(uri) is remote
