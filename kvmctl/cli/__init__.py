@@ -57,6 +57,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "autostart": ("Virtual machines", "marks", "Let VMs start when their host does."),
     "protect": ("Virtual machines", "marks", "Protect VMs from kvmctl delete."),
     "unprotect": ("Virtual machines", "marks", "Let kvmctl delete remove VMs again."),
+    "port": ("Networks", "port", "Publish ports of guests behind NAT or in user networking on the host."),
     "version": ("Other", "version", "Show the versions of kvmctl, libvirt and the hypervisor."),
 }
 ALIASES = {

@@ -2,8 +2,9 @@
 
 import ipaddress
 import re
+from collections.abc import Sequence
 
-from kvmctl.errors import UsageProblem
+from kvmctl.errors import NotFound, UsageProblem
 from kvmctl.model.metadata import Forward
 
 _PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?\Z")
@@ -62,3 +63,24 @@ def written(forward: Forward) -> str:
     head = f"{address}:" if address else ""
     tail = "/udp" if forward.protocol == "udp" else ""
     return f"{head}{forward.host_port}:{forward.guest_port}{tail}"
+
+
+def parse_selection(text: str, among: Sequence[Forward]) -> tuple[Forward, ...]:
+    """Which of ``among`` TEXT means: a forward as it was published, or its host port alone (``8080``, ``53/udp``).
+
+    Raises UsageProblem for what is neither, NotFound where none of ``among`` is meant.
+    """
+    if ":" in text:
+        named = parse_forward(text)
+        found = tuple(forward for forward in named if forward in among)
+        missing = [forward for forward in named if forward not in among]
+    else:
+        ports, slash, protocol = text.partition("/")
+        if slash and protocol not in ("tcp", "udp"):
+            raise UsageProblem(f"{text[:80]!a}: the protocol is tcp or udp", _HINT)
+        wanted = _range(ports, f"{text[:80]!a}")
+        found = tuple(f for f in among if f.host_port in wanted and f.protocol == (protocol or "tcp"))
+        missing = []
+    if missing or not found:
+        raise NotFound(f"no forward {text[:80]!a} is published", "'kvmctl port list' shows those there are")
+    return found

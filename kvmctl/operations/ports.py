@@ -1,22 +1,404 @@
-"""Publishing ports of guests behind NAT.
+"""Published ports of guests, behind NAT and in user networking.
 
-(Its first half only: the shape that others rely on. Replace the whole file with the real one.)
+What shall be published is in the domain's metadata, and the guest's address is a reservation in the
+network. The host's rules are derived from both, all of them every time, so none can be left over or be
+out of date: sync() makes the firewall as libvirt's state says, whoever calls it (the hooks that libvirt
+runs at every start and stop, too).
 """
 
-from collections.abc import Iterable
+import contextlib
+import ipaddress
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import libvirt
 
-from kvmctl.connection import Hypervisor
-from kvmctl.errors import KvmctlError
-from kvmctl.model.metadata import Forward
+from kvmctl.connection import Hypervisor, is_missing, translated
+from kvmctl.errors import Conflict, KvmctlError, Refused, UsageProblem
+from kvmctl.model import metadata as model
+from kvmctl.model import xml
+from kvmctl.model.forward import parse_selection, written
+from kvmctl.model.metadata import Forward, Metadata
+from kvmctl.model.network import Network
+from kvmctl.model.port_rules import Rule
+from kvmctl.operations import addresses, firewall, forwards, metadata, networks, reservations
+from kvmctl.operations.undo import Undo
+from kvmctl.preflight import host_ports, hostnet
+
+# Networks whose guests are behind the host and reach it as their gateway.
+BEHIND_HOST = ("nat", "route", "open")
 
 
-def publish(hypervisor: Hypervisor, domain: libvirt.virDomain, forwards: Iterable[Forward]) -> None:
-    """Lead the host's ports to the guest's."""
-    if list(forwards):
-        raise KvmctlError("ports of a guest behind NAT cannot be published yet", "use --net user")
+@dataclass(frozen=True)
+class Way:
+    """How a VM's ports are published: by QEMU (``user``), or by the host in front of ``network`` (``nat``)."""
+
+    kind: Literal["user", "nat"]
+    mac: str | None = None
+    network: str | None = None
 
 
-def unpublish_all(hypervisor: Hypervisor, domain: libvirt.virDomain) -> None:
-    """Take back every port published for ``domain``."""
+@dataclass(frozen=True)
+class Plan:
+    """What add() or remove() does: ``forwards`` are the new or old ones, ``after`` all there will be."""
+
+    domain: libvirt.virDomain
+    vm: str
+    way: Way
+    forwards: tuple[Forward, ...]
+    before: Metadata
+    after: tuple[Forward, ...]
+
+
+def way_of(hypervisor: Hypervisor, tree: xml.Element, known: dict[str, Network] | None = None) -> Way | None:
+    """How ports of the VM (its domain XML) can be published: through its first card that allows it."""
+    kinds = known
+    for interface in tree.iterfind("devices/interface"):
+        source, mac = interface.find("source"), interface.find("mac")
+        if interface.get("type") == "user":
+            return Way("user")
+        network = source.get("network") if source is not None else None
+        if network and mac is not None:
+            if kinds is None:
+                kinds = {what.name: what for _, what in networks.everything(hypervisor)}
+            if network in kinds and kinds[network].mode in BEHIND_HOST:
+                return Way("nat", mac.get("address", "").lower(), network)
+    return None
+
+
+# ---------------------------------------------------------------- add and remove
+
+
+def plan_add(hypervisor: Hypervisor, vm: str, wanted: Sequence[Forward]) -> Plan:
+    """Look whether ``wanted`` can be published; those that are so already are left out of the plan.
+
+    Raises Conflict, naming who has it, for a host port that is forwarded or in use; Refused where the
+    guest is reached directly, or the host's firewall cannot be changed from here.
+    """
+    domain = hypervisor.find(vm)
+    with translated(hypervisor.uri):
+        way = _way(hypervisor, domain)
+        before = metadata.read(domain)
+        new = tuple(forward for forward in wanted if forward not in before.forwards)
+        name = domain.name()
+    check(hypervisor, way, new, domain=domain)
+    return Plan(domain, name, way, new, before, (*before.forwards, *new))
+
+
+def check(
+    hypervisor: Hypervisor, way: Way, wanted: Sequence[Forward], *, domain: libvirt.virDomain | None = None
+) -> None:
+    """Everything that must hold before ``wanted`` is published by ``way``; see plan_add() for what it raises."""
+    default = forwards.LOOPBACK if way.kind == "user" else None
+    if way.kind == "user":
+        forwards.check(wanted)
+    else:
+        _check_host(hypervisor, wanted)
+    _refuse_forwarded(hypervisor, way, wanted, domain)
+    if hostnet.is_here(hypervisor):
+        host_ports.refuse_in_use(wanted, default)
+
+
+def _check_host(hypervisor: Hypervisor, wanted: Sequence[Forward]) -> None:
+    """The host's firewall is this machine's, and the addresses are its own."""
+    refuse_elsewhere(hypervisor)
+    firewall.check_root()
+    host = hostnet.look(hypervisor)
+    own = {str(ipaddress.ip_interface(a).ip) for link in (host.links.values() if host else ()) for a in link.addresses}
+    for forward in wanted:
+        if forward.address is None:
+            continue
+        address = ipaddress.ip_address(forward.address)
+        if address.version == 6:
+            raise UsageProblem(
+                f"{written(forward)}: ports of a guest behind NAT are published on IPv4 addresses only",
+                "over IPv6 a guest in a routed network is reached directly",
+            )
+        if not address.is_unspecified and not address.is_loopback and host is not None and str(address) not in own:
+            raise UsageProblem(f"{written(forward)}: the host has no address {address}", "'ip address' lists them")
+
+
+def refuse_elsewhere(hypervisor: Hypervisor) -> None:
+    """Raise Refused where the host's firewall is not this machine's."""
+    if hypervisor.is_remote:
+        where = hypervisor.host or "the other host"
+        raise Refused(
+            f"ports of a guest behind NAT are published by its host's firewall, and over {hypervisor.uri} "
+            f"that of {where} cannot be changed",
+            f"run kvmctl there (ssh {where}), or use --net user, whose ports go through libvirt",
+        )
+    if not hostnet.is_here(hypervisor):
+        raise Refused(
+            f"the hypervisor at {hypervisor.uri} is in another network namespace than kvmctl, which cannot change "
+            "its firewall from here",
+            "run kvmctl there ('ip netns exec', 'nsenter')",
+        )
+
+
+def _refuse_forwarded(
+    hypervisor: Hypervisor, way: Way, wanted: Sequence[Forward], domain: libvirt.virDomain | None
+) -> None:
+    own = domain.UUIDString() if domain is not None else None
+    with translated(hypervisor.uri):
+        for other in hypervisor.conn.listAllDomains(0):
+            theirs = metadata.read(other).forwards
+            if not theirs or not wanted:
+                continue
+            same = other.UUIDString() == own
+            kind = way if same else way_of(hypervisor, _tree(other))
+            for forward in wanted:
+                clash = next((t for t in theirs if _clash(forward, way, t, kind)), None)
+                if clash is not None:
+                    raise Conflict(
+                        f"the host's port {forward.host_port}/{forward.protocol} leads to {other.name()} already "
+                        f"({written(clash)})",
+                        f"'kvmctl port remove {other.name()} {written(clash)}' first, or publish another port",
+                    )
+
+
+def _clash(one: Forward, one_way: Way, other: Forward, other_way: Way | None) -> bool:
+    if (one.protocol, one.host_port) != (other.protocol, other.host_port):
+        return False
+    mine = one.address or (forwards.LOOPBACK if one_way.kind == "user" else "0.0.0.0")
+    theirs = other.address or (forwards.LOOPBACK if other_way is not None and other_way.kind == "user" else "0.0.0.0")
+    return mine == theirs or "0.0.0.0" in (mine, theirs)
+
+
+def add(hypervisor: Hypervisor, plan: Plan) -> list[dict[str, Any]]:
+    """Publish the plan's forwards; where a step fails everything is as before. Returns their rows()."""
+    with translated(hypervisor.uri), Undo() as undo:
+        if plan.forwards:
+            if plan.way.kind == "user":
+                _add_user(plan, undo)
+            else:
+                _add_nat(hypervisor, plan, undo)
+        undo.keep()
+    return [row for row in rows(hypervisor, plan.vm) if _named(row, plan.forwards)]
+
+
+def _add_user(plan: Plan, undo: Undo) -> None:
+    if plan.domain.isActive():
+        for forward in plan.forwards:
+            forwards.add(plan.domain, forward)
+            undo.add(f"take back {written(forward)}", lambda forward=forward: forwards.remove(plan.domain, forward))  # type: ignore[misc]
+    metadata.write(plan.domain, plan.before.with_forwards(plan.after))
+
+
+def _add_nat(hypervisor: Hypervisor, plan: Plan, undo: Undo) -> None:
+    # Undone last of all, when metadata and reservation are as before: the rules follow from them.
+    undo.add("put the firewall back", lambda: sync(hypervisor))
+    kept = _reserve(hypervisor, plan.domain, plan.way, plan.before, undo)
+    metadata.write(plan.domain, replace(kept, forwards=plan.after))
+    undo.add("forget the forwards", lambda: metadata.write(plan.domain, plan.before))
+    sync(hypervisor)
+
+
+def _reserve(
+    hypervisor: Hypervisor, domain: libvirt.virDomain, way: Way, before: Metadata, undo: Undo | None
+) -> Metadata:
+    """Have the network keep the guest's address; the metadata that remembers it."""
+    assert way.network is not None and way.mac is not None
+    ip = None
+    if domain.isActive():
+        network = networks.read(networks.find(hypervisor, way.network))
+        ip = _present_address(domain, way, network) if network.reserved(way.mac) is None else None
+    made, new = reservations.reserve(hypervisor, way.network, way.mac, ip, domain.name())
+    if not new:
+        return before
+    if undo is not None:
+        undo.add(f"give the address {made.ip} back", lambda: reservations.release(hypervisor, made))
+    return replace(before, reservations=(*before.reservations, made))
+
+
+def _present_address(domain: libvirt.virDomain, way: Way, network: Network) -> str | None:
+    """The IPv4 address the guest has in ``network`` now: its lease, else what its agent or ARP tells."""
+    for sources in (("lease",), ("agent", "arp")):
+        for text in addresses.by_mac(domain, sources).get(way.mac or "", []):
+            address = ipaddress.ip_address(text)
+            addressing = network.holding(address)
+            if address.version == 4 and addressing is not None and address != addressing.gateway:
+                return text
+    return None
+
+
+def plan_remove(hypervisor: Hypervisor, vm: str, named: Sequence[str], *, everything: bool = False) -> Plan:
+    """Which forwards go, named as parse_selection() has it. Raises NotFound for one that is not there."""
+    domain = hypervisor.find(vm)
+    with translated(hypervisor.uri):
+        before = metadata.read(domain)
+        name = domain.name()
+        chosen = dict.fromkeys(forward for text in named for forward in parse_selection(text, before.forwards))
+        way = way_of(hypervisor, _tree(domain)) or Way("nat")
+    gone = before.forwards if everything else tuple(chosen)
+    if way.kind == "nat" and gone:
+        refuse_elsewhere(hypervisor)
+        firewall.check_root()
+    return Plan(domain, name, way, gone, before, tuple(f for f in before.forwards if f not in gone))
+
+
+def remove(hypervisor: Hypervisor, plan: Plan) -> dict[str, Any]:
+    """Take the forwards back; ``{vm, removed, changed}``. Open connections through them stay."""
+    with translated(hypervisor.uri):
+        if plan.way.kind == "user":
+            metadata.write(plan.domain, plan.before.with_forwards(plan.after))
+            if plan.domain.isActive():
+                for forward in plan.forwards:
+                    forwards.remove(plan.domain, forward)
+        elif plan.forwards:
+            with Undo() as undo:
+                undo.add("put the firewall back", lambda: sync(hypervisor))
+                metadata.write(plan.domain, replace(plan.before, forwards=plan.after))
+                undo.add("publish them again", lambda: metadata.write(plan.domain, plan.before))
+                sync(hypervisor)
+                undo.keep()
+    return {"vm": plan.vm, "removed": [written(f) for f in plan.forwards], "changed": bool(plan.forwards)}
+
+
+# ---------------------------------------------------------------- for create, start, delete
+
+
+def publish(hypervisor: Hypervisor, domain: libvirt.virDomain, wanted: Iterable[Forward]) -> None:
+    """Put ``wanted``, which the metadata of the running guest holds already, in force: reservation and rules."""
+    chosen = tuple(wanted)
+    if not chosen:
+        return
+    with translated(hypervisor.uri):
+        way = _way(hypervisor, domain)
+        _check_host(hypervisor, chosen)
+        before = metadata.read(domain)
+        kept = _reserve(hypervisor, domain, way, before, None)
+        if kept != before:
+            metadata.write(domain, kept)
+        sync(hypervisor)
+
+
+def unpublish_all(hypervisor: Hypervisor, domain: libvirt.virDomain) -> list[str]:
+    """Take back every forward and reservation of ``domain``, which is being deleted.
+
+    Returns what could not be done, a line each: over a remote connection the host's rules stay until its
+    hooks see the guest stop.
+    """
+    with translated(hypervisor.uri):
+        before = metadata.read(domain)
+        if not before.forwards and not before.reservations:
+            return []
+        behind_nat = bool(before.forwards) and not forwards.has_user_nic(domain)
+        metadata.write(domain, replace(before, forwards=(), reservations=()))
+        warnings = []
+        if behind_nat:
+            try:
+                refuse_elsewhere(hypervisor)
+                sync(hypervisor)
+            except Refused as error:
+                warnings.append(f"{error.message}: its rules stay until 'kvmctl port sync' runs there")
+        for reservation in before.reservations:
+            reservations.release(hypervisor, reservation)
+    return warnings
+
+
+def reapply(hypervisor: Hypervisor, domain: libvirt.virDomain) -> list[str]:
+    """After a start: put in force what the metadata says. Returns one line for each that could not be."""
+    failures = forwards.reapply(hypervisor, domain)
+    try:
+        with translated(hypervisor.uri):
+            if metadata.read(domain).forwards and forwards.user_netdev(domain) is None:
+                publish(hypervisor, domain, metadata.read(domain).forwards)
+    except KvmctlError as error:
+        failures.append(f"its published ports are not in force: {error.message}")
+    return failures
+
+
+def settle(hypervisor: Hypervisor) -> None:
+    """After a stop: take away the rules of guests that no longer run, where that can be done from here."""
+    with contextlib.suppress(KvmctlError, libvirt.libvirtError):
+        if hostnet.is_here(hypervisor) and firewall.is_root() and firewall.has_rules():
+            sync(hypervisor)
+
+
+# ---------------------------------------------------------------- the rules
+
+
+def sync(hypervisor: Hypervisor) -> int:
+    """Make the host's rules exactly what libvirt's state asks for; how many forwards are in force then."""
+    refuse_elsewhere(hypervisor)
+    with firewall.locked(), translated(hypervisor.uri):
+        rules = wanted_rules(hypervisor)
+        firewall.apply(rules)
+    return len(rules)
+
+
+def wanted_rules(hypervisor: Hypervisor) -> list[Rule]:
+    """The rules that the running guests' metadata and their networks' reservations ask for, in a stable order."""
+    active = {
+        what.name: what for network, what in networks.everything(hypervisor) if network.isActive() and what.bridge
+    }
+    rules = []
+    for domain in hypervisor.conn.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+        try:
+            tree = _tree(domain)
+        except libvirt.libvirtError as error:
+            if is_missing(error):
+                continue
+            raise
+        remembered = model.from_domain(tree)
+        way = way_of(hypervisor, tree, active) if remembered.forwards else None
+        if way is not None and way.kind == "nat":
+            rules += _rules(remembered.forwards, way, active)
+    return sorted(rules, key=lambda rule: (rule.protocol, rule.host_port, rule.address or "", rule.guest_ip))
+
+
+def _rules(wanted: Iterable[Forward], way: Way, active: dict[str, Network]) -> list[Rule]:
+    network = active[way.network or ""]
+    ip = network.reserved(way.mac or "")
+    addressing = network.holding(ipaddress.ip_address(ip)) if ip is not None else None
+    if ip is None or addressing is None or network.bridge is None:
+        return []
+    return [
+        Rule(
+            forward.protocol,
+            None if forward.address == "0.0.0.0" else forward.address,
+            forward.host_port,
+            ip,
+            forward.guest_port,
+            network.bridge,
+            str(addressing.subnet),
+        )
+        for forward in wanted
+        if forward.address is None or ":" not in forward.address
+    ]
+
+
+# ---------------------------------------------------------------- looking
+
+
+def rows(hypervisor: Hypervisor, vm: str | None = None) -> list[dict[str, Any]]:
+    """What is published, and whether it is in force.
+
+    ``{vm, protocol, address, host_port, guest_ip, guest_port, active, via, reason}``: ``active`` is None
+    where it cannot be seen from here, ``reason`` says why it is not True.
+    """
+    from kvmctl.operations import port_state
+
+    return port_state.rows(hypervisor, vm)
+
+
+def _named(row: dict[str, Any], wanted: Iterable[Forward]) -> bool:
+    return any(
+        (row["protocol"], row["host_port"], row["guest_port"]) == (f.protocol, f.host_port, f.guest_port)
+        for f in wanted
+    )
+
+
+def _way(hypervisor: Hypervisor, domain: libvirt.virDomain) -> Way:
+    way = way_of(hypervisor, _tree(domain))
+    if way is None:
+        raise Refused(
+            f"{domain.name()} is neither behind NAT nor in user networking, so no port of the host leads to it",
+            "it is reached at its own address: 'kvmctl nic list' shows it",
+        )
+    return way
+
+
+def _tree(domain: libvirt.virDomain) -> xml.Element:
+    return xml.parse(domain.XMLDesc(0), "domain", "domain")

@@ -1,0 +1,232 @@
+"""Putting published ports into the host's firewall, all of them at once, and seeing what is there.
+
+Rules go to nft and iptables-restore through stdin, as one transaction each, without a shell. Only the
+host itself can do this, as root.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from kvmctl.errors import KvmctlError, Refused
+from kvmctl.model import port_rules
+from kvmctl.model.port_rules import CHAIN, LIBVIRT_CHAIN, LIBVIRT_TABLE, TABLE, Redirect, Rule
+from kvmctl.operations.undo import Undo
+
+LOCK = Path("/run/kvmctl-ports.lock")
+_SYSCTL = Path("/proc/sys/net/ipv4/conf")
+# Not every PATH has the folders of the administrator's programs.
+_PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+
+
+@dataclass(frozen=True)
+class Iptables:
+    """What iptables' FORWARD chain looks like.
+
+    ``jump``: whether kvmctl's chain is asked before whatever rejects; ``accepts`` are that chain's lines.
+    """
+
+    policy: str
+    jump: Literal["none", "ahead", "behind"]
+    libvirt: bool
+    accepts: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is in force now: rewritings from outside and from the host, and who lets packets through."""
+
+    redirects: frozenset[Redirect]
+    own_redirects: frozenset[Redirect]
+    iptables: Iptables | None
+    libvirt_chain: bool
+    stale: tuple[int, ...]
+
+
+@contextlib.contextmanager
+def locked() -> Iterator[None]:
+    """Nobody else of this machine changes published ports meanwhile; what is read within it stays true."""
+    check_root()
+    with LOCK.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def is_root() -> bool:
+    """Whether this process may change the firewall."""
+    return os.geteuid() == 0
+
+
+def has_rules() -> bool:
+    """Whether the firewall has anything of kvmctl's now."""
+    seen = look()
+    ours = seen.iptables is not None and (seen.iptables.accepts is not None or seen.iptables.jump != "none")
+    return bool(seen.redirects or seen.own_redirects or seen.stale or ours)
+
+
+def check_root() -> None:
+    """Raise Refused where this process may not change the firewall."""
+    if not is_root():
+        raise Refused(
+            "publishing ports of a guest behind NAT changes the host's firewall, which only root may",
+            "run it with sudo, or use --net user, whose ports need no rights",
+        )
+
+
+def look() -> Seen:
+    """What the firewall has now. Raises KvmctlError where it does not answer (not root, no nft)."""
+    table = _nft_json("table", "inet", TABLE)
+    chain = _nft_json("chain", "ip", LIBVIRT_TABLE, LIBVIRT_CHAIN)
+    return Seen(
+        redirects=frozenset(port_rules.redirects(table or {})),
+        own_redirects=frozenset(port_rules.redirects(table or {}, "output")),
+        iptables=_iptables(),
+        libvirt_chain=chain is not None,
+        stale=tuple(port_rules.our_handles(chain or {})),
+    )
+
+
+def apply(rules: Sequence[Rule]) -> None:
+    """Make the firewall have exactly ``rules``; where a part fails the parts before it are as they were."""
+    seen = look()
+    with Undo() as undo:
+        # What lets packets through does nothing alone, so it comes first and goes last.
+        if seen.iptables is not None and (seen.iptables.libvirt or seen.iptables.policy == "DROP" or not rules):
+            _restore_iptables(rules, seen.iptables, undo)
+        _localnet(rules, undo)
+        if rules or seen.redirects or seen.own_redirects or seen.stale or _has_table():
+            script = port_rules.nft_script(rules, seen.libvirt_chain, seen.stale)
+            _run("nft", "-f", "-", input=script)
+        undo.keep()
+
+
+def _restore_iptables(rules: Sequence[Rule], before: Iptables, undo: Undo) -> None:
+    if not rules and before.accepts is None and before.jump == "none":
+        return
+    old = _chain_input(before)
+    _run(
+        "iptables-restore",
+        "--noflush",
+        "--wait",
+        "10",
+        input=port_rules.iptables_input(rules, before.jump, before.accepts is not None),
+    )
+    undo.add("put iptables' chain back", lambda: _run("iptables-restore", "--noflush", "--wait", "10", input=old()))
+
+
+def _chain_input(before: Iptables) -> Callable[[], str]:
+    def build() -> str:
+        now = _iptables()
+        assert now is not None
+        lines = ["*filter"]
+        if before.accepts is not None or now.accepts is not None:
+            lines.append(f":{CHAIN} - [0:0]")
+        if now.jump != "none":
+            lines.append(f"-D FORWARD -j {CHAIN}")
+        if before.jump != "none":
+            lines.append(f"-I FORWARD 1 -j {CHAIN}")
+        lines += before.accepts or ()
+        if before.accepts is None and now.accepts is not None:
+            lines.append(f"-X {CHAIN}")
+        return "\n".join([*lines, "COMMIT", ""])
+
+    return build
+
+
+def _localnet(rules: Sequence[Rule], undo: Undo) -> None:
+    """Let loopback's packets out onto the bridges that have forwards from it; no others of kvmctl's doing."""
+    wanted = {rule.bridge for rule in rules if rule.from_loopback}
+    for bridge in wanted:
+        path = _SYSCTL / bridge / "route_localnet"
+        with contextlib.suppress(FileNotFoundError):
+            before = path.read_text(encoding="ascii").strip()
+            if before != "1":
+                path.write_text("1", encoding="ascii")
+                undo.add(f"set {path} to {before}", partial(path.write_text, before, encoding="ascii"))
+    for bridge in _guarded() - wanted:
+        path = _SYSCTL / bridge / "route_localnet"
+        with contextlib.suppress(FileNotFoundError):
+            path.write_text((_SYSCTL / "default" / "route_localnet").read_text(encoding="ascii"), encoding="ascii")
+            undo.add(f"set {path} to 1", partial(path.write_text, "1", encoding="ascii"))
+
+
+def _guarded() -> set[str]:
+    """The bridges onto which kvmctl lets loopback's packets now: those its table guards."""
+    found = set()
+    for entry in (_nft_json("table", "inet", TABLE) or {}).get("nftables", []):
+        rule = entry.get("rule", {})
+        if rule.get("chain") == "guard":
+            for expression in rule.get("expr", []):
+                match = expression.get("match", {})
+                if match.get("left") == {"meta": {"key": "iifname"}} and isinstance(match.get("right"), str):
+                    found.add(match["right"])
+    return found
+
+
+def _has_table() -> bool:
+    return _nft_json("table", "inet", TABLE) is not None
+
+
+def _iptables() -> Iptables | None:
+    """None where there is no iptables, or it does not work here."""
+    if shutil.which("iptables", path=_PATH) is None:
+        return None
+    result = subprocess.run(
+        ["iptables", "--wait", "10", "-S"], capture_output=True, text=True, timeout=30, check=False, env=_environment()
+    )
+    if result.returncode != 0:
+        return None
+    lines = result.stdout.splitlines()
+    forward = [line for line in lines if line.startswith("-A FORWARD ")]
+    jump: Literal["none", "ahead", "behind"] = "none"
+    if f"-A FORWARD -j {CHAIN}" in forward:
+        rejecting = [n for n, line in enumerate(forward) if re.search(r"-j (LIBVIRT_FW\w|REJECT|DROP)\b", line)]
+        jump = "ahead" if forward.index(f"-A FORWARD -j {CHAIN}") < min(rejecting, default=len(forward)) else "behind"
+    policy = next((line.split()[2] for line in lines if line.startswith("-P FORWARD ")), "ACCEPT")
+    has_chain = f"-N {CHAIN}" in lines
+    return Iptables(
+        policy=policy,
+        jump=jump,
+        libvirt=any(line.startswith("-N LIBVIRT_FW") for line in lines),
+        accepts=tuple(line for line in lines if line.startswith(f"-A {CHAIN} ")) if has_chain else None,
+    )
+
+
+def _nft_json(*what: str) -> dict[str, Any] | None:
+    """``nft -j list WHAT``, or None where that is not there."""
+    if shutil.which("nft", path=_PATH) is None:
+        raise KvmctlError("publishing ports of a guest behind NAT needs nft", "install the package nftables")
+    result = subprocess.run(
+        ["nft", "-j", "list", *what], capture_output=True, text=True, timeout=30, check=False, env=_environment()
+    )
+    if result.returncode != 0:
+        if "No such file or directory" in result.stderr:
+            return None
+        raise KvmctlError(f"nft does not answer: {_first_line(result.stderr)}", "run it as root on the host itself")
+    found = json.loads(result.stdout or "{}")
+    return found if isinstance(found, dict) else {}
+
+
+def _run(*command: str, input: str) -> None:
+    result = subprocess.run(
+        list(command), input=input, capture_output=True, text=True, timeout=60, check=False, env=_environment()
+    )
+    if result.returncode != 0:
+        raise KvmctlError(f"{command[0]} refused kvmctl's rules: {_first_line(result.stderr)}")
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PATH": _PATH, "LC_ALL": "C"}
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")
