@@ -57,7 +57,10 @@ def delete(
     with output.progress(app) as progress:
 
         def act(name: str) -> dict[str, Any]:
-            return operation.run(hypervisor, operation.plan(hypervisor, name, storage), progress)
+            row = operation.run(hypervisor, operation.plan(hypervisor, name, storage), progress)
+            for warning in row["warnings"]:
+                output.warn(app, warning)
+            return row
 
         targets.for_each(app, chosen, several, act, _sentence, parallel)
 

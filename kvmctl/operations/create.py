@@ -9,7 +9,7 @@ import libvirt
 from kvmctl.connection import Hypervisor, is_missing, translated
 from kvmctl.errors import NotFound
 from kvmctl.model import xml
-from kvmctl.operations import claim, forwards, metadata, pools
+from kvmctl.operations import claim, create_network, pools
 from kvmctl.operations.create_plan import Plan, VolumePlan
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.undo import Undo
@@ -46,12 +46,13 @@ def run(
                 domain.setAutostart(1)
         for name in plan.start_networks:
             _start_network(hypervisor, name, undo)
+        create_network.reserve(hypervisor, plan.name, plan.metadata.reservations, undo)
         if plan.start:
             progress.step(f"starting {plan.name}")
             with undo.step(), translated(hypervisor.uri):
                 domain.create()
                 undo.add(f"power off {plan.name}", lambda: _destroy(domain))
-            _publish(hypervisor, domain, plan, undo)
+            create_network.publish(hypervisor, domain, plan.metadata.forwards, undo)
         if not keep and wait is not None:
             wait_for(hypervisor, domain, wait, timeout, progress)
         undo.keep()
@@ -114,26 +115,6 @@ def _start_network(hypervisor: Hypervisor, name: str, undo: Undo) -> None:
                 raise
             return
         undo.add(f"stop the network {name}", network.destroy)
-
-
-def _publish(hypervisor: Hypervisor, domain: libvirt.virDomain, plan: Plan, undo: Undo) -> None:
-    wanted = plan.metadata.forwards
-    if not wanted:
-        return
-    with translated(hypervisor.uri):
-        if forwards.user_netdev(domain) is None:
-            _publish_on_host(hypervisor, domain, undo)
-            return
-        for forward in wanted:
-            forwards.add(domain, forward)
-
-
-def _publish_on_host(hypervisor: Hypervisor, domain: libvirt.virDomain, undo: Undo) -> None:
-    from kvmctl.operations import ports
-
-    wanted = metadata.read(domain).forwards
-    undo.add("take back the published ports", lambda: ports.unpublish_all(hypervisor, domain))
-    ports.publish(hypervisor, domain, wanted)
 
 
 def _destroy(domain: libvirt.virDomain) -> None:

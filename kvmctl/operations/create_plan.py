@@ -2,8 +2,7 @@
 
 import datetime
 import uuid as uuids
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import libvirt
@@ -21,7 +20,7 @@ from kvmctl.model.names import check_new_name
 from kvmctl.model.pci import PciAddress, check_count
 from kvmctl.model.profile import Profile, defaults, hyperv_features
 from kvmctl.model.units import MIB, human_size
-from kvmctl.operations import claim, forwards, hypervisor_files, pools
+from kvmctl.operations import claim, create_network, hypervisor_files, pools
 from kvmctl.operations.images import Image
 from kvmctl.operations.images import resolve as resolve_image
 from kvmctl.operations.progress import Progress
@@ -124,6 +123,7 @@ class Plan:
                 told.append(f"make the empty disk {where}, {human_size(plan.capacity_bytes)}")
         told.append(f"define the VM {self.name} ({self.accel.accel})")
         told += [f"start the network {name}" for name in self.start_networks]
+        told += [f"reserve {kept.ip} in the network {kept.network}" for kept in self.metadata.reservations]
         if self.start:
             told.append(f"start the VM {self.name}")
         told += [f"publish {written(forward)}" for forward in self.metadata.forwards]
@@ -174,16 +174,22 @@ def plan(hypervisor: Hypervisor, request: Request, progress: Progress | None = N
     _check_limits(capabilities, request)
     suited = defaults(request.profile, hardware.arch, hardware.machine)
     uuid = str(uuids.uuid4())
-    network = _network(hypervisor, request)
+    network = create_network.choose(
+        hypervisor,
+        request.nics,
+        request.forwards,
+        request.nic_model or suited.nic_model,
+        leftover.UUIDString() if leftover is not None else None,
+    )
     parts = _Parts(hypervisor, request, suited.disk_bus, suited.cdrom_bus, leftover, progress or Progress())
     parts.collect()
-    cards = tuple(replace(nic, model=nic.model or request.nic_model or suited.nic_model) for nic in network.nics)
     metadata = Metadata(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         image=parts.image.name if parts.image else None,
         user=request.user,
         volumes=tuple(planned.volume for planned in parts.volumes),
         forwards=request.forwards,
+        reservations=network.reservations,
     )
     spec = domains.DomainSpec(
         name=request.name,
@@ -205,7 +211,7 @@ def plan(hypervisor: Hypervisor, request: Request, progress: Progress | None = N
         initrd=parts.initrd,
         cmdline=request.cmdline,
         disks=tuple(parts.disks),
-        nics=tuple(_with_boot(wires.to_element(card), request, parts, n) for n, card in enumerate(cards)),
+        nics=tuple(_with_boot(wires.to_element(card), request, parts, n) for n, card in enumerate(network.nics)),
         pci=request.pci,
         graphics=request.graphics,
         sound=request.sound,
@@ -298,50 +304,6 @@ def _cpu(capabilities: xml.Element, request: Request, hardware: domains.Hardware
         return request.cpu
     preferred = ("host-model", "host-passthrough") if hardware.virt == "kvm" else ("maximum",)
     return next((mode for mode in preferred if mode in modes), None)
-
-
-@dataclass(frozen=True)
-class _Network:
-    nics: Sequence[wires.Nic]
-    start: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
-
-
-def _network(hypervisor: Hypervisor, request: Request) -> _Network:
-    """The cards, those that were asked for or one that gets the guest out; and the networks to start for them."""
-    wanted = request.nics
-    if wanted is None:
-        has_default = not hypervisor.is_session and _find_network(hypervisor, "default") is not None
-        wanted = (wires.NetworkNic("default", nat=True) if has_default else wires.UserNic(),)
-    start = []
-    for nic in wanted:
-        if not isinstance(nic, wires.NetworkNic):
-            continue
-        network = _find_network(hypervisor, nic.network)
-        if network is None:
-            raise NotFound(
-                f"no network named {nic.network[:60]!a} on {hypervisor.uri}",
-                "'kvmctl net list' shows those there are; --net user needs none",
-            )
-        with translated(hypervisor.uri):
-            if not network.isActive() and nic.network not in start:
-                start.append(nic.network)
-    if request.forwards:
-        if any(isinstance(nic, wires.UserNic) for nic in wanted):
-            forwards.check(request.forwards)
-        elif not any(isinstance(nic, wires.NetworkNic) for nic in wanted):
-            raise UsageProblem("-p publishes ports of a guest on --net user or --net nat; this one is reached directly")
-        forwards.taken_by(hypervisor, request.forwards)
-    return _Network(wanted, tuple(start))
-
-
-def _find_network(hypervisor: Hypervisor, name: str) -> libvirt.virNetwork | None:
-    try:
-        return hypervisor.conn.networkLookupByName(name)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() in (libvirt.VIR_ERR_NO_NETWORK, libvirt.VIR_ERR_NO_SUPPORT):
-            return None
-        raise
 
 
 class _Parts:

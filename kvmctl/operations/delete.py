@@ -9,7 +9,7 @@ from kvmctl.connection import Hypervisor, is_missing, translated
 from kvmctl.errors import KvmctlError, Refused
 from kvmctl.model import xml
 from kvmctl.model.metadata import OwnedVolume
-from kvmctl.operations import forwards, metadata, pools
+from kvmctl.operations import metadata, pools, ports
 from kvmctl.operations.progress import Progress
 from kvmctl.preflight import dependents
 
@@ -75,17 +75,14 @@ def plan(hypervisor: Hypervisor, name: str, storage: Storage = "own") -> Plan:
 
 
 def run(hypervisor: Hypervisor, plan_: Plan, progress: Progress) -> dict[str, Any]:
-    """Delete. Returns ``{"name", "uuid", "changed", "deleted", "kept"}``, the last two lists of paths.
+    """Delete. Returns ``{"name", "uuid", "changed", "deleted", "kept", "warnings"}``: paths, and what stays undone.
 
     The definition goes last of all, so that what fails, or is killed half way, can be deleted again.
     """
     domain = hypervisor.find(plan_.uuid)
     progress.step(f"deleting {plan_.name}")
     with translated(hypervisor.uri):
-        if plan_.forwards and not forwards.has_user_nic(domain):
-            from kvmctl.operations import ports
-
-            ports.unpublish_all(hypervisor, domain)
+        warnings = ports.unpublish_all(hypervisor, domain)
         if domain.isActive():
             _power_off(domain)
         if plan_.persistent and plan_.kept:
@@ -105,6 +102,7 @@ def run(hypervisor: Hypervisor, plan_: Plan, progress: Progress) -> dict[str, An
         "changed": True,
         "deleted": deleted,
         "kept": list(plan_.kept),
+        "warnings": warnings,
     }
 
 

@@ -7,6 +7,7 @@ happens between the look and the act is settled by asking libvirt again.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import libvirt
@@ -14,9 +15,10 @@ import libvirt
 from kvmctl.connection import Hypervisor, explain, is_missing, translated
 from kvmctl.errors import Conflict, TimedOut
 from kvmctl.model.state import ACTIVE, word
-from kvmctl.operations import forwards
+from kvmctl.operations import ports
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.watch import Watch
+from kvmctl.preflight import cards, nics
 
 # A guest that boots does not hear the power button yet, so it is pressed again; nova's
 # _clean_shutdown() does so as often.
@@ -136,11 +138,13 @@ def start(hypervisor: Hypervisor, found: Plan, *, paused: bool = False, fresh: b
     """
     warnings: list[str] = []
     if found.does is not None:
+        with translated(hypervisor.uri):
+            nics.check_start(found.domain, cache(lambda: tuple(cards.everywhere(hypervisor))))
         flags = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
         flags |= libvirt.VIR_DOMAIN_START_FORCE_BOOT if fresh else 0
         goal = {"running", "blocked", "paused"}
         changed = _act(hypervisor, found, lambda: found.domain.createWithFlags(flags), goal)
-        warnings = forwards.reapply(hypervisor, found.domain)
+        warnings = ports.reapply(hypervisor, found.domain)
         return {**found.row(state_of(found.domain), changed=changed), "warnings": warnings}
     return {**found.row(), "warnings": warnings}
 
@@ -162,6 +166,8 @@ def act(hypervisor: Hypervisor, found: Plan) -> dict[str, Any]:
     }
     deed, goal = deeds[found.verb]
     changed = _act(hypervisor, found, deed, goal)
+    if found.verb == "destroy":
+        ports.settle(hypervisor, domain)
     with translated(hypervisor.uri):
         return found.row(state_of(domain), changed=changed)
 
@@ -217,6 +223,7 @@ def stop(
     domain = found.domain
     if found.state not in _VERBS["stop"][0]:
         _act(hypervisor, found, lambda: domain.destroyFlags(0), {"shutoff"})
+        ports.settle(hypervisor, domain)
         return {**found.row("shutoff", changed=True), "forced": True}
     if not wait:
         _press(hypervisor, found, mode)
@@ -229,12 +236,14 @@ def stop(
             if state_of(domain) != "shutdown":
                 _press(hypervisor, found, mode)
             if _gone_off(watch, domain, min(left, PRESS_AGAIN_SECONDS)):
+                ports.settle(hypervisor, domain)
                 return {**found.row("shutoff", changed=True), "forced": False}
             if timeout <= 0:
                 break
         if force:
             progress.step(f"powering {found.name} off")
             _act(hypervisor, found, lambda: domain.destroyFlags(0), {"shutoff"})
+            ports.settle(hypervisor, domain)
             return {**found.row("shutoff", changed=True), "forced": True}
     raise TimedOut(
         f"{found.name} did not shut down within {timeout:g} s",

@@ -60,6 +60,17 @@ def find(hypervisor: Hypervisor, name: str) -> libvirt.virNetwork:
     raise NotFound(f"no network {name[:100]!a} on {hypervisor.uri}", "'kvmctl net list' shows those there are")
 
 
+def find_or_none(hypervisor: Hypervisor, name: str) -> libvirt.virNetwork | None:
+    """The network with exactly this name; None where there is none, or this libvirt has no networks at all."""
+    with translated(hypervisor.uri):
+        try:
+            return hypervisor.conn.networkLookupByName(name)
+        except libvirt.libvirtError as error:
+            if is_missing(error) or error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
+                return None
+            raise
+
+
 def read(network: libvirt.virNetwork) -> Network:
     """The network as it is: the running definition where it runs."""
     return model.from_element(xml.parse(network.XMLDesc(0), "network", "network"))

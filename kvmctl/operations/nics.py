@@ -85,7 +85,7 @@ def plan_attach(hypervisor: Hypervisor, vm: str, nic: Nic | None, *, live: bool,
         raise UsageProblem("'none' is no card that could be plugged in")
     domain = hypervisor.find(vm)
     cards = list(all_cards.everywhere(hypervisor))
-    findings = preflight.check(hypervisor, nic, cards, vm=domain.UUIDString())
+    findings = preflight.check(hypervisor, nic, lambda: cards, vm=domain.UUIDString())
     whole = complete(nic, cards)
     with translated(hypervisor.uri):
         flags = which(domain, live=live, config=config)

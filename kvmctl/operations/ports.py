@@ -309,10 +309,15 @@ def reapply(hypervisor: Hypervisor, domain: libvirt.virDomain) -> list[str]:
     return failures
 
 
-def settle(hypervisor: Hypervisor) -> None:
-    """After a stop: take away the rules of guests that no longer run, where that can be done from here."""
+def settle(hypervisor: Hypervisor, domain: libvirt.virDomain) -> None:
+    """After ``domain`` stopped: take its rules away, where that can be done from here; libvirt's hooks do it too."""
     with contextlib.suppress(KvmctlError, libvirt.libvirtError):
-        if hostnet.is_here(hypervisor) and firewall.is_root() and firewall.has_rules():
+        try:
+            published = bool(metadata.read(domain).forwards)
+        except libvirt.libvirtError:
+            # A transient guest is gone with its metadata: only the rules can tell.
+            published = True
+        if published and firewall.is_root() and hostnet.is_here(hypervisor) and firewall.has_rules():
             sync(hypervisor)
 
 

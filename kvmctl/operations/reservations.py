@@ -32,14 +32,20 @@ def reserve(
         if kept is not None and (ip is None or ip == kept):
             return Reservation(network, kept, mac), False
         chosen = ipaddress.ip_address(ip) if ip is not None else _choose(found, what, mac)
-        if kept is not None and chosen.version == 4:
-            raise Conflict(
-                f"the network {network} keeps {kept} for the card {mac} already", "use that address, or another card"
-            )
+        _refuse_other(what, mac, chosen)
         _check_free(hypervisor, found, what, mac, chosen)
         host = Host(str(chosen), mac, None) if chosen.version == 4 else Host(str(chosen), None, name)
         _update(found, libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, what, host)
     return Reservation(network, str(chosen), mac if chosen.version == 4 else None), True
+
+
+def check(hypervisor: Hypervisor, network: str, mac: str, ip: str) -> None:
+    """Raise what reserve() would raise for this address, and change nothing."""
+    found = networks.find(hypervisor, network)
+    with translated(hypervisor.uri):
+        what = networks.read(found)
+        _refuse_other(what, mac, ipaddress.ip_address(ip))
+        _check_free(hypervisor, found, what, mac, ipaddress.ip_address(ip))
 
 
 def release(hypervisor: Hypervisor, reservation: Reservation) -> bool:
@@ -59,6 +65,14 @@ def release(hypervisor: Hypervisor, reservation: Reservation) -> bool:
                     _update(found, libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, what, host)
                     return True
     return False
+
+
+def _refuse_other(what: Network, mac: str, address: Address) -> None:
+    kept = what.reserved(mac)
+    if kept is not None and address.version == 4 and kept != str(address):
+        raise Conflict(
+            f"the network {what.name} keeps {kept} for the card {mac} already", "use that address, or another card"
+        )
 
 
 def _update(network: libvirt.virNetwork, command: int, what: Network, host: Host) -> None:

@@ -10,7 +10,7 @@ from kvmctl.connection import Hypervisor, explain, is_missing, translated
 from kvmctl.errors import Conflict, NotFound, UsageProblem
 from kvmctl.model import xml
 from kvmctl.model.state import ACTIVE
-from kvmctl.operations import forwards
+from kvmctl.operations import ports
 from kvmctl.operations.abortable import abortable
 from kvmctl.operations.lifecycle import state_of
 from kvmctl.operations.progress import Progress
@@ -144,7 +144,7 @@ def restore(hypervisor: Hypervisor, found: Plan, *, paused: bool = False) -> dic
             assert found.domain is not None
             _restore_managed(found.domain, found.name, paused)
         domain = hypervisor.find(found.name)
-        warnings = forwards.reapply(hypervisor, domain)
+        warnings = ports.reapply(hypervisor, domain)
         return {**found.row(state_of(domain), changed=True), "warnings": warnings}
 
 

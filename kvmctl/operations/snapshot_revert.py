@@ -12,7 +12,7 @@ from kvmctl.model import snapshot as model
 from kvmctl.model import xml
 from kvmctl.model.metadata import Metadata
 from kvmctl.model.snapshot import Snapshot
-from kvmctl.operations import forwards, metadata, snapshot_create, snapshots
+from kvmctl.operations import metadata, ports, snapshot_create, snapshots
 from kvmctl.operations.abortable import abortable
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.undo import Undo
@@ -144,7 +144,7 @@ def run(hypervisor: Hypervisor, plan_: Plan, progress: Progress | None = None) -
     with translated(hypervisor.uri):
         _put_back_metadata(domain, plan_.remembered)
         # QEMU was started anew and has none of the forwards that were added to the old one.
-        for failure in forwards.reapply(hypervisor, domain):
+        for failure in ports.reapply(hypervisor, domain):
             progress.warn(failure)
         if plan_.target.name in plan_.old_slots:
             # The slot was the way back and has been taken: from now on it holds what was left just now.

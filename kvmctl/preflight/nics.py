@@ -1,6 +1,6 @@
 """Whether a network card can be plugged in where it shall be: looked at before anything is touched."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import libvirt
@@ -10,7 +10,7 @@ from kvmctl.errors import Conflict, NotFound, Refused, UsageProblem
 from kvmctl.model import network as network_model
 from kvmctl.model import xml
 from kvmctl.model.network import Network
-from kvmctl.model.nic import BridgeNic, MacvtapNic, NetworkNic, Nic, UserNic, random_mac
+from kvmctl.model.nic import BridgeNic, NetworkNic, Nic, UserNic, random_mac
 from kvmctl.preflight import hostnet
 from kvmctl.preflight.cards import Card
 
@@ -28,36 +28,44 @@ class Findings:
     notes: tuple[str, ...] = ()
 
 
-def check(hypervisor: Hypervisor, nic: Nic, cards: Sequence[Card], *, vm: str | None = None) -> Findings:
-    """Look whether ``nic`` can be a card of ``vm`` (its UUID; None for a new VM) beside ``cards``, all there are.
+def check(hypervisor: Hypervisor, nic: Nic, cards: Callable[[], Sequence[Card]], *, vm: str | None = None) -> Findings:
+    """Look whether ``nic`` can be a card of ``vm`` (its UUID; None for a new VM).
+
+    ``cards`` gives all cards there are; it is called only where it matters who has what.
 
     Raises NotFound for a network, bridge or device that is not there, UsageProblem for one of another
     kind, Conflict for a MAC that somebody has, Refused for what would take something away from others.
     """
     if nic.mac is not None:
-        check_mac_free(nic.mac, cards, hostnet.look(hypervisor))
+        check_mac_free(nic.mac, cards(), hostnet.look(hypervisor))
     if isinstance(nic, UserNic):
         return Findings()
-    if hypervisor.is_session and not isinstance(nic, BridgeNic):
-        raise Refused(
-            f"{hypervisor.uri} runs without the rights to make this kind of network",
-            "use --net user there, or -c qemu:///system",
-        )
-    host = hostnet.look(hypervisor)
     if isinstance(nic, NetworkNic):
-        return _in_network(hypervisor, nic, cards, host, vm)
+        return _in_network(hypervisor, nic, cards, vm)
+    host = hostnet.look(hypervisor)
     if isinstance(nic, BridgeNic):
         hostnet.check_bridge(host, nic.bridge)
         return Findings(warnings=_slow(nic.model, f"the bridge {nic.bridge}"))
+    if hypervisor.is_session:
+        raise _no_rights(hypervisor)
     hostnet.check_macvtap(host, nic.dev, nic.mode)
-    check_device_free(nic.dev, nic.mode, cards, vm)
+    check_device_free(nic.dev, nic.mode, cards(), vm)
     return Findings(warnings=_slow(nic.model, f"macvtap over {nic.dev}"), notes=(MACVTAP_NOTE,))
 
 
+def _no_rights(hypervisor: Hypervisor) -> Refused:
+    return Refused(
+        f"{hypervisor.uri} runs without the rights to make this kind of network",
+        "use --net user there, or -c qemu:///system",
+    )
+
+
 def _in_network(
-    hypervisor: Hypervisor, nic: NetworkNic, cards: Sequence[Card], host: hostnet.HostNetwork | None, vm: str | None
+    hypervisor: Hypervisor, nic: NetworkNic, cards: Callable[[], Sequence[Card]], vm: str | None
 ) -> Findings:
-    what, running = read_network(hypervisor, nic.network)
+    what, _running = read_network(hypervisor, nic.network)
+    if hypervisor.is_session and what.mode != "bridge":
+        raise _no_rights(hypervisor)
     if nic.nat and what.mode != "nat":
         raise UsageProblem(
             f"the network {nic.network} is no NAT network but {what.mode}", f"write --net network:{nic.network}"
@@ -69,16 +77,14 @@ def _in_network(
         )
     warnings: list[str] = []
     notes: list[str] = []
-    if not running:
-        warnings.append(f"the network {nic.network} is not running: 'kvmctl net start {nic.network}'")
     if what.mode == "macvtap":
         notes.append(MACVTAP_NOTE)
         if what.macvtap_mode == "passthrough":
-            _pool_has_room(what, cards, vm)
+            _pool_has_room(what, cards(), vm)
     if what.mode in ("bridge", "macvtap"):
         warnings.extend(_slow(nic.model, f"the network {nic.network} ({what.mode})"))
     if what.mode == "bridge" and what.bridge is not None:
-        hostnet.check_bridge(host, what.bridge)
+        hostnet.check_bridge(hostnet.look(hypervisor), what.bridge)
     return Findings(tuple(warnings), tuple(notes))
 
 
@@ -92,7 +98,7 @@ def read_network(hypervisor: Hypervisor, name: str) -> tuple[Network, bool]:
                 raise
             raise NotFound(
                 f"no network {name[:100]!a} on {hypervisor.uri}",
-                "'kvmctl net list' shows those there are, 'kvmctl net create' makes one",
+                "'kvmctl net list' shows those there are, 'kvmctl net create' makes one; --net user needs none",
             ) from error
         return network_model.from_element(xml.parse(network.XMLDesc(0), "network")), bool(network.isActive())
 
@@ -153,22 +159,11 @@ def _slow(model: str | None, where: str) -> tuple[str, ...]:
     )
 
 
-def check_start(tree: xml.Element, uuid: str, cards: Sequence[Card]) -> None:
-    """Before a start: Refused where the VM's macvtap device (``tree``: its domain XML) is a running guest's alone."""
-    running = [card for card in cards if card.live]
+def check_start(domain: libvirt.virDomain, cards: Callable[[], Sequence[Card]]) -> None:
+    """Before a start: Refused where the VM's macvtap device is a running guest's alone, or shall be its alone."""
+    tree = xml.parse(domain.XMLDesc(0), "domain", "domain")
     for interface in tree.iterfind("devices/interface[@type='direct']"):
         source = interface.find("source")
         if source is not None and source.get("dev"):
-            check_device_free(source.get("dev", ""), source.get("mode", "vepa"), running, uuid)
-
-
-def described(nic: Nic) -> str:
-    """Where ``nic`` leads, in a few words."""
-    if isinstance(nic, UserNic):
-        return "user networking"
-    if isinstance(nic, NetworkNic):
-        return f"the network {nic.network}"
-    if isinstance(nic, BridgeNic):
-        return f"the bridge {nic.bridge}"
-    assert isinstance(nic, MacvtapNic)
-    return f"macvtap over {nic.dev} ({nic.mode})"
+            running = [card for card in cards() if card.live]
+            check_device_free(source.get("dev", ""), source.get("mode", "vepa"), running, domain.UUIDString())
