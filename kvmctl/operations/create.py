@@ -142,7 +142,7 @@ def _result(hypervisor: Hypervisor, domain: libvirt.virDomain, plan: Plan, secon
     from kvmctl.operations.info import info
 
     with translated(hypervisor.uri):
-        found = info(hypervisor, domain.UUIDString())
+        found = info(hypervisor, domain.UUIDString(), sample=False)
     found["changed"] = True
     found["image"] = plan.metadata.image
     found["warnings"] = list(plan.warnings)

@@ -21,14 +21,17 @@ def widen(
     hypervisor: Hypervisor,
     found: list[tuple[libvirt.virDomain, dict[str, Any]]],
     known: dict[str, list[str]] | None = None,
+    *,
+    sample: bool = True,
 ) -> None:
     """Add ``{"ips", "os", "uptime_seconds", "cpu_percent"}`` to each row.
 
     ``cpu_percent`` is of one of the host's CPUs, so a VM with two busy vCPUs has 200. All but ``os`` are
     None (``ips`` is empty) for a VM that is off; uptime is None on a hypervisor that is another machine.
-    ``known`` are the addresses of a single VM where they were asked for already.
+    ``known`` are the addresses of a single VM where they were asked for already. Without ``sample`` nobody
+    waits for two looks at the CPU time, and cpu_percent is None.
     """
-    first = cpu_times(hypervisor)
+    first = cpu_times(hypervisor) if sample else {}
     began = time.monotonic()
     running = [row["uuid"] for _, row in found if row["id"] is not None]
     up = {} if hypervisor.is_remote else uptimes(running)
@@ -36,7 +39,7 @@ def widen(
         list(pool.map(lambda pair: _slow(pair[0], pair[1], known), found))
     if first and running:
         time.sleep(max(0.0, SAMPLE_SECONDS - (time.monotonic() - began)))
-    use = percent(first, cpu_times(hypervisor) if running else {})
+    use = percent(first, cpu_times(hypervisor) if first and running else {})
     for _, row in found:
         row["uptime_seconds"] = up.get(row["uuid"])
         row["cpu_percent"] = use.get(row["uuid"])
