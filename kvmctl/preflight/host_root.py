@@ -10,6 +10,8 @@ from kvmctl.preflight import host_cpu
 
 # The most that is read of one file: everything looked at here but cpuinfo is far smaller.
 _LARGEST = 4 * 1024 * 1024
+# Read in parts of this size: below /proc/sys the kernel refuses to read 4 MiB at once (ENOMEM).
+_PART = 64 * 1024
 
 
 class Root:
@@ -59,10 +61,13 @@ class Root:
         try:
             if not stat.S_ISREG(path.stat().st_mode):
                 return None
-            with path.open("rb") as file:
-                return file.read(_LARGEST).decode("utf-8", errors="replace").strip()
+            with path.open("rb", buffering=0) as file:
+                parts = [part := file.read(_PART)]
+                while part and sum(map(len, parts)) < _LARGEST:
+                    parts.append(part := file.read(_PART))
         except OSError:
             return None
+        return b"".join(parts).decode("utf-8", errors="replace").strip()
 
     def cpuinfo(self) -> str | None:
         """The text of proc/cpuinfo, which may be far larger than the rest; None where there is none."""

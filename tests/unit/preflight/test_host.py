@@ -213,3 +213,13 @@ def test_an_unreachable_hypervisor_elsewhere_is_an_error(capsys: pytest.CaptureF
     # Port 1 of loopback: nothing listens there.
     assert run(["host", "check", "-c", "qemu+tcp://127.0.0.1:1/system", "-o", "json"]) == 5
     assert json.loads(capsys.readouterr().err)["error"]["code"] == "connection"
+
+
+def test_files_that_the_kernel_makes_are_read() -> None:
+    assert Root().number("proc/sys/net/ipv4/ip_forward") in (0, 1)
+    assert Root().text("proc/mounts") == Path("/proc/mounts").read_text().strip()
+
+
+def test_long_files_are_read_to_their_end(tmp_path: Path) -> None:
+    (tmp_path / "long").write_text("x" * 200_000 + "end")
+    assert (Root(str(tmp_path)).text("long") or "").endswith("xend")
