@@ -46,11 +46,11 @@ def clone(
       kvmctl clone web fork --live
     """
     from kvmctl.operations import clone as operation
-    from kvmctl.operations import clone_plan
+    from kvmctl.operations import clone_live, clone_plan
 
     if full and live:
         raise UsageProblem("--full and --live do not go together", "a live copy is always linked")
-    hypervisor = app.connect()
+    hypervisor = app.connect(events=live)
     plan = clone_plan.plan(
         hypervisor,
         source,
@@ -68,7 +68,10 @@ def clone(
     for note in plan.notes:
         output.warn(app, note)
     with output.progress(app) as progress:
-        rows = operation.run(hypervisor, plan, progress)
+        rows = clone_live.run(hypervisor, plan, progress) if live else operation.run(hypervisor, plan, progress)
+    for row in rows:
+        for warning in row.get("warnings", []):
+            output.warn(app, warning)
     _show(app, rows, count is not None, _sentence)
 
 

@@ -9,6 +9,7 @@ import libvirt
 from kvmctl.connection import Hypervisor, is_missing, translated
 from kvmctl.model import clone as copies
 from kvmctl.model import xml
+from kvmctl.model.metadata import OwnedVolume
 from kvmctl.operations import claim, clone_disks, clone_seed, forwards, freeze, pools
 from kvmctl.operations.clone_plan import Copy, Plan, disks_as_dicts
 from kvmctl.operations.progress import Progress
@@ -60,11 +61,10 @@ def row(plan: Plan, copy: Copy, seconds: float) -> dict[str, Any]:
     }
 
 
-def take_name(hypervisor: Hypervisor, plan: Plan, copy: Copy, undo: Undo) -> None:
-    """Hold the copy's name, with all that is about to be made for it, before the first volume is."""
-    domain = claim.take(
-        hypervisor, copy.identity.name, copy.identity.uuid, plan.hardware, copy.volumes(), copy.leftover
-    )
+def take_name(hypervisor: Hypervisor, plan: Plan, copy: Copy, undo: Undo, more: Sequence[OwnedVolume] = ()) -> None:
+    """Hold the copy's name, with all that is about to be made for it (and ``more``), before the first volume is."""
+    volumes = [*copy.volumes(), *more]
+    domain = claim.take(hypervisor, copy.identity.name, copy.identity.uuid, plan.hardware, volumes, copy.leftover)
     undo.add(f"undefine {copy.identity.name}", lambda: undefine(domain))
 
 

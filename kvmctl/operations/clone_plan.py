@@ -66,6 +66,7 @@ class Plan:
     quiesce: bool
     start: bool
     agent: bool
+    memory: OwnedVolume | None
     notes: tuple[str, ...]
 
     def as_dicts(self) -> list[dict[str, Any]]:
@@ -130,6 +131,8 @@ def plan(
     _check_disks(source, tree, layers)
     maker = _Maker(hypervisor, source, tree, remembered, layers, mode, keep_identity, pool)
     made = tuple(maker.copy(wanted, leftovers[wanted]) for wanted in names)
+    if mode == "live" and not layers:
+        raise Refused(f"{source} has no disk that it writes, and so no storage pool to put its memory into")
     agent = freeze.quiesced(domain) if state == "running" else False
     return Plan(
         source=source,
@@ -144,6 +147,7 @@ def plan(
         quiesce=agent and mode != "live",
         start=start or mode == "live",
         agent=agent,
+        memory=maker.memory(names[0]) if mode == "live" else None,
         notes=tuple(dict.fromkeys(maker.notes)),
     )
 
@@ -152,8 +156,9 @@ def _check_source(
     domain: libvirt.virDomain, source: str, state: str, saved: bool, mode: Mode, tree: xml.Element
 ) -> None:
     if mode == "live":
-        if state not in ("running", "paused"):
-            raise Conflict(f"{source} is not running, so there is no memory to copy", "leave out --live")
+        if state != "running":
+            what = "resume it first" if state == "paused" else "leave out --live"
+            raise Conflict(f"{source} is {snapshots.words(state)}, and --live copies a guest that runs", what)
         problems = preflight.against_memory(tree)
         if preflight.has_nvram(tree):
             problems.append("its UEFI variables cannot be frozen together with its memory")
@@ -275,6 +280,11 @@ class _Maker:
             return None
         pool = pools.ensure_pool(self.hypervisor, self.seed.pool)
         return self._free(pool, f"{name}-seed.iso", "seed", leftover)
+
+    def memory(self, name: str) -> OwnedVolume:
+        """Where the source's memory waits until the copies have it."""
+        pool = pools.ensure_pool(self.hypervisor, self.pool or self.layers[0].pool)
+        return freeze.free_volume(pool, f"{name}-fork", ".memory", set(), "memory")
 
     def _free(
         self,

@@ -8,6 +8,7 @@ import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import libvirt
 
@@ -25,6 +26,12 @@ from kvmctl.preflight.snapshots import Disk, disks_of
 
 # How long a finished merge may take to say so, in seconds; QEMU needs some ms.
 PIVOT_SECONDS = 60.0
+# All disks or none, onto overlays that are there already, and no snapshot that libvirt would list.
+RUNNING_FLAGS = (
+    libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
+    | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
+    | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,9 @@ def _layer(hypervisor: Hypervisor, vm: str, disk: Disk, reuse: bool, taken: set[
     return Layer(disk.target, disk.path, disk.format, capacity, pool.name(), overlay)
 
 
-def free_volume(pool: libvirt.virStoragePool, stem: str, suffix: str, taken: set[str]) -> OwnedVolume:
+def free_volume(
+    pool: libvirt.virStoragePool, stem: str, suffix: str, taken: set[str], role: Literal["disk", "memory"] = "disk"
+) -> OwnedVolume:
     """A volume name of ``pool`` that nothing has, ``stem-1``, ``stem-2`` …; it is added to ``taken``."""
     directory = pools.target_path(pool)
     if directory is None:
@@ -91,7 +100,7 @@ def free_volume(pool: libvirt.virStoragePool, stem: str, suffix: str, taken: set
     while (name := f"{stem}-{number}{suffix}") in taken or pools.find_volume(pool, name) is not None:
         number += 1
     taken.add(name)
-    return OwnedVolume(pool.name(), name, str(directory / name), "disk")
+    return OwnedVolume(pool.name(), name, str(directory / name), role)
 
 
 def _unwritten_above(hypervisor: Hypervisor, volume: libvirt.virStorageVol) -> tuple[str, str] | None:
@@ -189,18 +198,20 @@ def _freeze_stopped(hypervisor: Hypervisor, domain: libvirt.virDomain, moved: Se
 def _freeze_running(
     hypervisor: Hypervisor, domain: libvirt.virDomain, moved: Sequence[Layer], undo: Undo, quiesce: bool
 ) -> None:
-    request = snapshot_request(domain, moved)
-    flags = (
-        libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
-        | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
-        | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
-    )
+    prepare(hypervisor, moved, undo)
+    flags = RUNNING_FLAGS | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
     if quiesce:
         flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_QUIESCE
     undo.add(f"merge the disks of {domain.name()} again", lambda: merge_back(hypervisor, domain, moved))
     with translated(hypervisor.uri):
-        abortable(lambda: domain.snapshotCreateXML(xml.text(request), flags))
-    refresh(hypervisor, moved)
+        abortable(lambda: domain.snapshotCreateXML(xml.text(snapshot_request(domain, moved)), flags))
+
+
+def prepare(hypervisor: Hypervisor, moved: Sequence[Layer], undo: Undo) -> None:
+    """Make the overlays beforehand: while libvirt itself makes them the guest would stand still."""
+    for layer in moved:
+        assert layer.overlay is not None
+        make_overlay(hypervisor, layer.overlay, layer, undo)
 
 
 def snapshot_request(domain: libvirt.virDomain, moved: Sequence[Layer], memory_file: str | None = None) -> xml.Element:
@@ -213,20 +224,11 @@ def snapshot_request(domain: libvirt.virDomain, moved: Sequence[Layer], memory_f
     )
 
 
-def refresh(hypervisor: Hypervisor, moved: Sequence[Layer]) -> None:
-    """Let the pools see the overlays that libvirt made beside them."""
-    for name in {layer.pool for layer in moved}:
-        pool = pools.find_pool(hypervisor, name)
-        if pool is not None:
-            pools.refresh(pool)
-
-
 def merge_back(hypervisor: Hypervisor, domain: libvirt.virDomain, moved: Sequence[Layer]) -> None:
     """Write what the overlays hold back into what they stand on, move the guest there, and delete them.
 
     For the layers that a running guest really stands on; those that it never came to are only deleted.
     """
-    refresh(hypervisor, moved)
     with translated(hypervisor.uri):
         now = {disk.target: disk.path for disk in disks_of(xml.parse(domain.XMLDesc(0), "domain"))}
         for layer in moved:

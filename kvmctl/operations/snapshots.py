@@ -106,17 +106,18 @@ def drawn(hypervisor: Hypervisor, vm: str) -> dict[str, Any]:
         "state": state,
         "current": current,
         "snapshots": [snapshot.as_dict() for snapshot in snapshots],
-        "lines": [name, *model.draw(snapshots, f"you are here ({_words(state)})", labels)],
+        "lines": [name, *model.draw(snapshots, f"you are here ({words(state)})", labels)],
     }
 
 
 def _label(snapshot: Snapshot) -> str:
     when = (snapshot.created or "").replace("T", " ").partition("+")[0]
-    what = _words(snapshot.state) + (", memory" if snapshot.memory else "")
+    what = words(snapshot.state) + (", memory" if snapshot.memory else "")
     if snapshot.location == "external":
         what += ", external"
     return f"{when}  {what}".strip()
 
 
-def _words(state: str) -> str:
+def words(state: str) -> str:
+    """A state of a snapshot as people say it."""
     return {"shutoff": "stopped", "disk-snapshot": "disks only"}.get(state, state)

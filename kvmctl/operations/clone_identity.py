@@ -1,0 +1,103 @@
+"""Making a forked guest a machine of its own: identity inside first, then a card with a MAC of its own.
+
+Until both are done its network stays cut, so that no two machines with one MAC are ever on one wire.
+"""
+
+import time
+from importlib.resources import files
+
+import libvirt
+
+from kvmctl.connection import Hypervisor, explain, translated
+from kvmctl.errors import KvmctlError
+from kvmctl.model import xml
+from kvmctl.operations.agent import Agent
+from kvmctl.operations.clone_plan import Copy, Plan
+from kvmctl.operations.exec import output_of
+from kvmctl.operations.progress import Progress
+from kvmctl.operations.seed import hostname_for
+
+# An agent that answered in the source answers in the copy within a second or two, even emulated.
+AGENT_SECONDS = 20.0
+# New host keys on an emulated CPU take some seconds.
+SCRIPT_SECONDS = 120.0
+# A guest lets go of a card within a second; one that does not listen to the request never will.
+UNPLUG_SECONDS = 15.0
+
+
+def give(hypervisor: Hypervisor, plan: Plan, copy: Copy, progress: Progress) -> list[str]:
+    """Let the copy go on, cut off; give it its identity and its cards. Returns what did not go as it should."""
+    name = copy.identity.name
+    domain = hypervisor.find(copy.identity.uuid)
+    warnings: list[str] = []
+    with translated(hypervisor.uri):
+        if domain.state(0)[0] == libvirt.VIR_DOMAIN_PAUSED:
+            domain.resume()
+    if not plan.keep_identity:
+        progress.step(f"giving {name} an identity of its own")
+        warnings += _inside(hypervisor, domain, plan, copy)
+    cards = _cards(domain)
+    if cards:
+        progress.step(f"giving {name} network cards of its own")
+    for card in cards:
+        warnings += _replace(hypervisor, domain, card)
+    return warnings
+
+
+def _inside(hypervisor: Hypervisor, domain: libvirt.virDomain, plan: Plan, copy: Copy) -> list[str]:
+    name = copy.identity.name
+    told = f"host name, machine-id and SSH host keys inside {name} are still those of {plan.source}"
+    if not plan.agent:
+        return [f"no guest agent answers in {plan.source}: {told}"]
+    agent = Agent(hypervisor, domain)
+    until = time.monotonic() + AGENT_SECONDS
+    while not agent.answers():
+        if time.monotonic() > until:
+            return [f"the guest agent does not answer in the copy: {told}"]
+        time.sleep(0.1)
+    script = files("kvmctl").joinpath("data/fork-identity.sh").read_text(encoding="utf-8")
+    macs = [part for pair in copy.identity.macs.items() for part in pair]
+    uuid = copy.identity.uuid
+    command = ["/bin/sh", "-c", script, "kvmctl", hostname_for(name), uuid.replace("-", ""), uuid, *macs]
+    try:
+        finished, out, err = output_of(agent, command, SCRIPT_SECONDS)
+    except KvmctlError as error:
+        return [f"{told}: {error.message}"]
+    if finished.status != 0 or not out.rstrip().endswith(b"done"):
+        reason = err.decode("utf-8", "replace").strip().splitlines()
+        return [f"{told}: {reason[-1] if reason else 'the guest refused'}"]
+    return []
+
+
+def _cards(domain: libvirt.virDomain) -> list[xml.Element]:
+    with translated():
+        return xml.parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE), "domain").findall("devices/interface")
+
+
+def _replace(hypervisor: Hypervisor, domain: libvirt.virDomain, card: xml.Element) -> list[str]:
+    """Pull the card out and plug a new one into the same place, with the cable in."""
+    mac = _mac(card)
+    cut = f"the card {mac} of {domain.name()} stays without its cable"
+    try:
+        domain.detachDeviceFlags(xml.raw(card), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        until = time.monotonic() + UNPLUG_SECONDS
+        while any(_mac(other) == mac for other in _cards(domain)):
+            if time.monotonic() > until:
+                return [f"the guest does not let go of its old card: {cut}, for that would be the source's MAC"]
+            time.sleep(0.05)
+        domain.attachDeviceFlags(xml.raw(_connected(card)), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    except libvirt.libvirtError as error:
+        return [f"{explain(error, hypervisor.uri).message}: {cut}"]
+    return []
+
+
+def _mac(card: xml.Element) -> str:
+    element = card.find("mac")
+    return element.get("address", "").lower() if element is not None else ""
+
+
+def _connected(card: xml.Element) -> xml.Element:
+    """The card as it is to be plugged in: cable in, and nothing in it that libvirt gave to the old one."""
+    for child in [child for child in card if child.tag in ("link", "alias", "target")]:
+        card.remove(child)
+    return card
