@@ -235,7 +235,7 @@ class _Fetch:
             out.seek(start)
             out.truncate()
             done = start
-            while data := response.read(256 * 1024):
+            while data := self._read(response, out):
                 done += len(data)
                 if done > limit:
                     raise Refused(f"{self.url} does not end where its server said")
@@ -243,6 +243,15 @@ class _Fetch:
                 self.progress.amount(f"downloading {file_name(self.url)}", done, total)
         if total is not None and done < total:
             raise Interruption(f"the connection ended after {done} of {total} bytes")
+
+    def _read(self, response: Any, out: IO[bytes]) -> bytes:
+        """The next bytes. What came of a chunk that was cut off is kept, but must never pass for the end."""
+        try:
+            data: bytes = response.read(256 * 1024)
+        except http.client.IncompleteRead as cut:
+            out.write(cut.partial)
+            raise Interruption("the connection ended before the file did") from None
+        return data
 
 
 def _length(headers: Message, start: int) -> int | None:
@@ -330,4 +339,9 @@ def _open(request: urllib.request.Request, *, secure: bool) -> Iterator[Any]:
                 raise NotFound(f"{request.full_url} does not exist (HTTP {error.code})") from None
             if error.code in (500, 502, 503, 504):
                 raise Interruption(f"the server answered HTTP {error.code}") from None
+            if 300 <= error.code < 400:
+                target = harmless(error.headers.get("Location", ""))[:200]
+                raise Refused(
+                    f"{request.full_url} leads to {target!a} (HTTP {error.code}), which is not fetched"
+                ) from None
             raise KvmctlError(f"{request.full_url}: the server answered HTTP {error.code}") from None

@@ -66,7 +66,7 @@ def _take(
 
 def name_from(file_name: str) -> str:
     """An image name made of a file's: without its endings, and with '-' for what names may not have."""
-    stem = re.sub(r"(\.(gz|xz|bz2))?(\.(qcow2|img|raw|vmdk|vdi|vhdx?|iso))?\Z", "", file_name, flags=re.IGNORECASE)
+    stem = re.sub(r"(\.(qcow2|img|raw|vmdk|vdi|vhdx?|iso))?(\.(gz|xz|bz2))?\Z", "", file_name, flags=re.IGNORECASE)
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-._")[:63] or file_name
 
 

@@ -11,9 +11,9 @@ _CONVERT = "export it as a single file with all its data (in VMware: monolithicS
 
 def check_vmdk(reader: Reader) -> int:
     """A sparse VMDK whose descriptor is embedded and names only the file itself (VMware's Virtual Disk Format 1.1)."""
-    head = reader.at(0, 512, "its header does")
-    if not head.startswith(b"KDMV"):
+    if not reader.up_to(0, 4).startswith(b"KDMV"):
         raise reader.refused("is a VMDK descriptor: its data is in other files", _CONVERT)
+    head = reader.at(0, 512, "its header does")
     version, _flags, capacity, grain, where, length = struct.unpack_from("<IIQQQQ", head, 4)
     (directory,) = struct.unpack_from("<Q", head, 56)
     if version not in (1, 2, 3) or not 0 < capacity <= LARGEST_DISK // 512 or not 0 < grain <= 4096:

@@ -63,7 +63,9 @@ class Reader:
         return data
 
     def up_to(self, offset: int, length: int) -> bytes:
-        """At most ``length`` bytes from ``offset``."""
+        """At most ``length`` bytes from ``offset``; none beyond the end."""
+        if offset >= self.size:
+            return b""
         self.source.seek(offset)
         return self.source.read(length)
 
@@ -126,8 +128,15 @@ def examine(source: BinaryIO, size: int, name: str) -> Header:
 
 
 def _is_text(head: bytes) -> bool:
-    start = head[:512].lstrip(b"\xef\xbb\xbf")
-    return bool(start) and all(byte >= 0x20 or byte in b"\t\r\n\f\x1b" for byte in start)
+    """Whether a file begins like text: in UTF-8, without the control characters that binaries are full of."""
+    try:
+        start = head[:512].decode("utf-8")
+    except UnicodeDecodeError as error:
+        # The cut may have gone through a character.
+        if error.start < min(len(head), 512) - 4:
+            return False
+        start = head[: error.start].decode("utf-8")
+    return bool(start) and all(char >= " " or char in "\t\r\n\f\x1b\ufeff" for char in start)
 
 
 def _check_iso(reader: Reader) -> int:

@@ -145,23 +145,15 @@ def _check_whole(reader: Reader, fields: _Fields) -> None:
     tables = sorted({entry & _OFFSET for entry in l1} - {0})
     if tables and tables[-1] + fields.cluster > reader.size:
         raise reader.truncated("an L2 table does")
-    extended = bool(fields.incompatible & _EXTENDED_L2)
+    step = 2 if fields.incompatible & _EXTENDED_L2 else 1
+    # Of a compressed cluster's entry, 62 - (cluster_bits - 8) bits are where it begins.
+    compressed = (1 << (62 - (fields.cluster_bits - 8))) - 1
     for offset in tables[: _L2_LOOKED_AT // fields.cluster]:
-        entries = _table(reader.at(offset, fields.cluster, "an L2 table does"))
-        last = max(
-            (entry & _OFFSET for entry in (entries[::2] if extended else entries) if not entry & _COMPRESSED), default=0
-        )
+        entries = _table(reader.at(offset, fields.cluster, "an L2 table does"))[::step]
+        used = [entry & compressed if entry & _COMPRESSED else entry & _OFFSET for entry in entries if entry]
         # The last cluster of a file may be written only as far as there was data.
-        if last >= reader.size:
+        if max(used, default=0) >= reader.size:
             raise reader.truncated("data does")
-        if _beyond_compressed(entries, fields, reader.size, extended):
-            raise reader.truncated("compressed data does")
-
-
-def _beyond_compressed(entries: "array[int]", fields: _Fields, size: int, extended: bool) -> bool:
-    """Whether compressed data begins beyond the file's end; its offset has 62 - (cluster_bits - 8) bits."""
-    mask = (1 << (62 - (fields.cluster_bits - 8))) - 1
-    return any(entry & _COMPRESSED and (entry & mask) >= size for entry in (entries[::2] if extended else entries))
 
 
 def _table(data: bytes) -> "array[int]":
