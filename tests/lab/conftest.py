@@ -116,6 +116,12 @@ def tiny_full() -> images.Tiny:
     return images.tiny_full()
 
 
+@pytest.fixture(scope="session")
+def debian() -> Path:
+    """A whole Debian 12 as a qcow2 (cloud-init, SSH server, guest agent), which nobody may write to."""
+    return images.debian()
+
+
 @pytest.fixture
 def console() -> Iterator[Callable[[Host, str], Guest]]:
     """``console(host, name)`` opens the serial console of a running guest; it is closed after the test."""

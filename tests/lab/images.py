@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,10 @@ FULL_MODULES = [
 CMDLINE = "console=ttyS0 loglevel=3 panic=-1 net.ifnames=0 memhp_default_state=online"
 
 
+# Not at once: another checkout, at another recipe, may be using them.
+_KEPT = 14 * 86400
+
+
 @dataclass(frozen=True)
 class Tiny:
     """A kernel and an initramfs that boot without a disk, and the parameters to start them with."""
@@ -100,6 +105,23 @@ def tiny_full() -> Tiny:
     return _initramfs("tiny-full", "linux-image-amd64", FULL_MODULES)
 
 
+def debian(suite: str = "debian-12") -> Path:
+    """A whole Debian as a qcow2, built by kvmctl itself; a minute or two the first time. Do not write to it."""
+    from kvmctl.operations import image_build
+
+    sources = [Path(image_build.__file__), Path(image_build.__file__).with_name("disk_layout.py")]
+    recipe = [path.read_bytes() for path in [*sources, *sorted(image_build.DATA.glob("image-*"))]]
+    made = kept(suite, recipe, lambda folder: _build_debian(suite, folder / f"{suite}.qcow2"))
+    return made / f"{suite}.qcow2"
+
+
+def _build_debian(suite: str, target: Path) -> None:
+    from kvmctl.operations import image_build
+
+    image_build.build(suite, target)
+    target.chmod(0o444)
+
+
 def kept(kind: str, ingredients: Iterable[str | bytes], build: Callable[[Path], None]) -> Path:
     """The folder of ``kind`` made of ``ingredients``; ``build`` fills it where it is not there yet.
 
@@ -113,8 +135,12 @@ def kept(kind: str, ingredients: Iterable[str | bytes], build: Callable[[Path], 
     folder = cache() / f"{kind}-{digest.hexdigest()[:16]}"
     with _lock(kind):
         if folder.is_dir():
+            os.utime(folder)
             return folder
-        for stale in [*cache().glob(f".{kind}-new-*"), *cache().glob(f"{kind}-????????????????")]:
+        unwanted = [
+            path for path in cache().glob(f"{kind}-????????????????") if path.stat().st_mtime < time.time() - _KEPT
+        ]
+        for stale in [*cache().glob(f".{kind}-new-*"), *unwanted]:
             shutil.rmtree(stale)
         fresh = Path(tempfile.mkdtemp(prefix=f".{kind}-new-", dir=cache()))
         try:
