@@ -11,7 +11,13 @@ def main() -> None:
 
         sys.stdout.write(f"kvmctl {__version__}\n")
         sys.exit(0)
-    from kvmctl.cli import run
+    if arguments in ([], ["--help"], ["-h"]):
+        from kvmctl.cli.first_page import text
+
+        # Without a command kvmctl has done nothing, and a script should see that.
+        (sys.stdout if arguments else sys.stderr).write(text())
+        sys.exit(0 if arguments else 2)
+    from kvmctl.cli.root import run
 
     sys.exit(run(arguments))
 

@@ -8,8 +8,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from functools import cached_property
 
 import libvirt
 
@@ -106,7 +105,7 @@ def explain(error: libvirt.libvirtError, uri: str | None = None) -> KvmctlError:
 def _connection_hint(message: str, uri: str | None) -> str | None:
     lowered = message.lower()
     if "no such file" in lowered or "connection refused" in lowered or "failed to connect" in lowered:
-        if uri and not urlsplit(uri).netloc and "+" not in urlsplit(uri).scheme:
+        if uri and "://" in uri and uri.partition("://")[2].startswith("/") and "+" not in uri.partition("://")[0]:
             return "is libvirtd running here? 'kvmctl host setup' starts it; -c URI names another hypervisor"
         return "is libvirtd running and listening there?"
     if "permission denied" in lowered or "authentication" in lowered or "access denied" in lowered:
@@ -138,13 +137,29 @@ class Hypervisor:
     def __init__(self, conn: libvirt.virConnect) -> None:
         self.conn = conn
         self.uri: str = conn.getURI()
-        self.is_remote = leads_elsewhere(self.uri)
-        parts = urlsplit(self.uri)
-        self.driver = parts.scheme.partition("+")[0]
-        self.transport = parts.scheme.partition("+")[2]
-        self.is_session = parts.path.rstrip("/").endswith("/session")
-        self.host: str | None = parts.hostname
-        self.query = parse_qs(parts.query)
+        scheme, _, rest = self.uri.partition("://")
+        self.driver, _, self.transport = scheme.partition("+")
+        self.is_session = rest.partition("?")[0].rstrip("/").endswith("/session")
+
+    @cached_property
+    def host(self) -> str | None:
+        """The host that the URI names, None for this machine."""
+        # Imported late: every list would pay for it.
+        from urllib.parse import urlsplit
+
+        return urlsplit(self.uri).hostname
+
+    @cached_property
+    def query(self) -> dict[str, list[str]]:
+        """The parameters after the URI's ``?``."""
+        from urllib.parse import parse_qs, urlsplit
+
+        return parse_qs(urlsplit(self.uri).query)
+
+    @cached_property
+    def is_remote(self) -> bool:
+        """See leads_elsewhere()."""
+        return leads_elsewhere(self.uri)
 
     def __enter__(self) -> "Hypervisor":
         return self
@@ -261,6 +276,9 @@ def _open(uri: str, read_only: bool, events: bool) -> Hypervisor:
 
 def leads_elsewhere(uri: str) -> bool:
     """Whether ``uri`` may lead to another machine than this one."""
+    # Imported late: every list would pay for it.
+    from urllib.parse import urlsplit
+
     parts = urlsplit(uri)
     # A unix socket is this machine, whichever path it has; a host name or another transport may not be.
     transport = parts.scheme.partition("+")[2]
@@ -273,6 +291,8 @@ def check_uri(uri: str) -> str:
     libvirt runs ``?command=`` and gives the host name to ssh, so a URI from elsewhere must be able to do
     neither harm: ConnectionFailed is too late for that, so this raises UsageProblem first.
     """
+    from urllib.parse import parse_qs, urlsplit
+
     if not uri or not uri.isprintable() or uri.startswith("-"):
         raise UsageProblem(
             f"{uri[:100]!a} is not a libvirt URI", "write it like qemu:///system or qemu+ssh://host/system"
@@ -296,16 +316,18 @@ def configured_uri() -> str | None:
     if from_environment:
         return from_environment
     try:
-        text = client_configuration().read_text(encoding="utf-8", errors="replace")
+        with open(client_configuration(), encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - see below
+            text = file.read()
     except OSError:
         return None
     match = re.search(r'^\s*uri_default\s*=\s*"([^"]+)"', text, re.MULTILINE)
     return match[1] if match else None
 
 
-def client_configuration() -> Path:
+def client_configuration() -> str:
     """Where libvirt keeps this user's client configuration (virConfLoadConfigPath in its virconf.c)."""
     if os.geteuid() == 0:
-        return Path("/etc/libvirt/libvirt.conf")
-    home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(home) / "libvirt" / "libvirt.conf"
+        return "/etc/libvirt/libvirt.conf"
+    # Not by pathlib: every list would pay 7 ms for its import.
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111
+    return f"{home}/libvirt/libvirt.conf"

@@ -64,9 +64,9 @@ def test_the_environment_comes_before_the_configuration(monkeypatch: pytest.Monk
 def test_the_users_configuration_is_where_libvirt_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     monkeypatch.setenv("XDG_CONFIG_HOME", "/xdg")
-    assert connection.client_configuration() == Path("/xdg/libvirt/libvirt.conf")
+    assert connection.client_configuration() == "/xdg/libvirt/libvirt.conf"
     monkeypatch.setattr("os.geteuid", lambda: 0)
-    assert connection.client_configuration() == Path("/etc/libvirt/libvirt.conf")
+    assert connection.client_configuration() == "/etc/libvirt/libvirt.conf"
 
 
 class Reported(libvirt.libvirtError):  # type: ignore[misc]

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import click
 import pytest
 
-from kvmctl.cli import ALIASES, COMMANDS, root, run
+from kvmctl.cli import ALIASES, COMMANDS
 from kvmctl.cli.options import App
+from kvmctl.cli.root import root, run
 
 
 def tree() -> Iterator[tuple[str, click.Command]]:

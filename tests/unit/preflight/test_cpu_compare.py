@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from kvmctl.cli import run
+from kvmctl.cli.root import run
 from kvmctl.errors import KvmctlError, NotFound, UsageProblem
 from kvmctl.model.host_cpu import HostCpu
 from kvmctl.preflight import cpu_compare

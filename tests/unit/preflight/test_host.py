@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kvmctl.cli import run
+from kvmctl.cli.root import run
 from kvmctl.preflight import host
 from kvmctl.preflight.host_root import Root
 from tests.unit.preflight import trees
