@@ -131,8 +131,9 @@ def run(connect: Callable[[], Hypervisor], say: Callable[[Step], None]) -> Itera
     A step that fails is a row with ``done`` false and the reason; after a vital one nothing more is done.
     """
     tried: set[str] = set()
+    wanted = decide(host_facts.look(connect))
     while True:
-        step = next((step for step in decide(host_facts.look(connect)) if step.name not in tried), None)
+        step = next((step for step in wanted if step.name not in tried), None)
         if step is None:
             return
         tried.add(step.name)
@@ -146,6 +147,13 @@ def run(connect: Callable[[], Hypervisor], say: Callable[[Step], None]) -> Itera
             detail = _do(step, connect)
         except KvmctlError as error:
             yield step.row(done=False, changed=False, detail=f"{step.why}; failed: {error.message}")
+            if step.vital:
+                return
+            continue
+        wanted = decide(host_facts.look(connect))
+        if any(other.name == step.name for other in wanted):
+            # Its programs ended well, and yet: what is true now counts, not what they said.
+            yield step.row(done=False, changed=True, detail=f"{step.why}; that ran, and yet it is still so")
             if step.vital:
                 return
             continue

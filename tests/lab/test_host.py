@@ -179,6 +179,42 @@ echo "$(cat /run/libvirtd.pid) $(cat /run/virtlogd.pid)" >&2
 """
 
 
+# /etc of its own, so that the machine's users and groups stay as they are.
+PRIVATE_ETC = """\
+set -e
+mount --make-rprivate /
+cp -a /etc/. "$FOLDER"
+mount --bind "$FOLDER" /etc
+groupadd -f libvirt
+groupadd -f kvm
+useradd ann
+"$@"
+id -nG ann >&2
+"""
+
+
+def test_setup_puts_the_user_of_sudo_into_the_groups(host_a: Host, tmp_path: Path) -> None:
+    command = ["unshare", "-m", "sh", "-c", PRIVATE_ETC, "sh", sys.executable, "-m", "kvmctl", "-q", "host", "setup"]
+    environment = host_a.environment(LIBVIRT_DEFAULT_URI="qemu:///system", FOLDER=str(tmp_path), SUDO_USER="ann")
+    done = host_a.run([*command, "-o", "json"], env=environment)
+    steps = {step["name"]: step for step in done.json()["steps"]}
+    assert steps["user-groups"]["command"] == "usermod -aG libvirt,kvm ann"
+    assert steps["user-groups"]["done"] is True
+    assert {"libvirt", "kvm"} <= set(done.stderr.split())
+
+
+def test_setup_says_so_where_a_step_did_not_help(host_a: Host, tmp_path: Path) -> None:
+    # A usermod that ends well and does nothing.
+    script = PRIVATE_ETC.replace('"$@"', 'mount --bind /bin/true /usr/sbin/usermod\n"$@" || echo "exit $?" >&2')
+    command = ["unshare", "-m", "sh", "-c", script, "sh", sys.executable, "-m", "kvmctl", "-q", "host", "setup"]
+    environment = host_a.environment(LIBVIRT_DEFAULT_URI="qemu:///system", FOLDER=str(tmp_path), SUDO_USER="ann")
+    done = host_a.run([*command, "-o", "json"], env=environment)
+    steps = {step["name"]: step for step in done.json()["steps"]}
+    assert steps["user-groups"]["done"] is False
+    assert "still so" in steps["user-groups"]["detail"]
+    assert "exit 8" in done.stderr
+
+
 def _ended(host: Host, pid: int) -> bool:
     return host.run(["kill", "-0", str(pid)], check=False).returncode != 0
 
