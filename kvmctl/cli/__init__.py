@@ -29,7 +29,13 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "suspend": ("Virtual machines", "lifecycle", "Pause VMs: they keep their memory and use no CPU."),
     "resume": ("Virtual machines", "lifecycle", "Let paused VMs run on, or wake sleeping ones."),
     "clone": ("State and copies", "clone", "Copy a VM, running or not: linked (copy-on-write) unless --full."),
+    "define": ("Virtual machines", "definition", "Define a VM from XML, or change the one it names."),
+    "dumpxml": ("Virtual machines", "definition", "Print a VM's XML."),
+    "edit": ("Virtual machines", "definition", "Edit a VM's XML in $VISUAL or $EDITOR."),
+    "set": ("Virtual machines", "settings", "Change a VM's vCPUs, memory, title, description or autostart."),
     "exec": ("Inside the guest", "exec", "Run a command in a guest, through its agent."),
+    "cp": ("Inside the guest", "guest", "Copy a file into a guest or out of it, through its agent."),
+    "ssh": ("Inside the guest", "guest", "Log in to a guest with the ssh client, or run a command there."),
     "snapshot": (
         "State and copies",
         "snapshot",

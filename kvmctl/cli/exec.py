@@ -18,7 +18,7 @@ _MOST_KEPT = 64 * 1024 * 1024
 
 
 class GuestCommand(click.Command):
-    """Takes what stands after ``--`` as the guest's command, or without one all that follows the VM's name."""
+    """Takes what stands after ``--`` as the guest's command, or without one all from the first word after the VM."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click's, with the command's words kept from being read as options."""
@@ -27,7 +27,19 @@ class GuestCommand(click.Command):
             ctx.meta["kvmctl.command"] = tuple(args[at + 1 :])
             return super().parse_args(ctx, args[:at])
         ctx.allow_interspersed_args = False
+        before, words_left = self._options_of(ctx, args)
+        if words_left:
+            more, rest = self._options_of(ctx, words_left[1:])
+            args = [*before, *more, words_left[0], *rest]
         return super().parse_args(ctx, args)
+
+    def _options_of(self, ctx: click.Context, args: list[str]) -> tuple[list[str], list[str]]:
+        """The options that ``args`` begin with, and the rest."""
+        parser = self.make_parser(ctx)
+        # With its positional arguments the parser would share the rest out among them.
+        parser._args.clear()
+        _, rest, _ = parser.parse_args(list(args))
+        return args[: len(args) - len(rest)], rest
 
 
 def words(command: tuple[str, ...]) -> tuple[str, ...]:

@@ -22,9 +22,11 @@ from kvmctl.model.state import word
 
 T = TypeVar("T")
 
-# What one guest-file-read or -write carries. qga reads at most 48 MB a call; base64 and libvirt's 4 MiB
-# leave less, and a slow guest answers small pieces sooner.
+# What one guest-file-read carries. qga reads at most 48 MB a call; base64 and libvirt's 4 MiB leave less.
 PIECE = 512 * 1024
+# What one guest-file-write carries: qga reads a request a byte at a time, and took longer than ANSWER_SECONDS
+# for one of PIECE on an emulated CPU.
+WRITTEN_PIECE = 48 * 1024
 # How long the agent may take for one answer. It is quick unless it, or the guest, hangs.
 ANSWER_SECONDS = 10
 
@@ -155,12 +157,12 @@ class Agent:
     def write(self, handle: int, data: bytes) -> None:
         """All of ``data`` to an open file."""
         while data:
-            piece = base64.b64encode(data[:PIECE]).decode("ascii")
+            piece = base64.b64encode(data[:WRITTEN_PIECE]).decode("ascii")
             answer = expect(
                 self, "guest-file-write", self.call("guest-file-write", {"handle": handle, "buf-b64": piece}), dict
             )
             count = expect(self, "guest-file-write", answer.get("count"), int)
-            if not 0 < count <= min(PIECE, len(data)):
+            if not 0 < count <= min(WRITTEN_PIECE, len(data)):
                 raise self.nonsense("guest-file-write")
             data = data[count:]
 

@@ -8,6 +8,7 @@ read while it runs; its input comes through a FIFO that a small loop in the gues
 
 import base64
 import contextlib
+import os
 import secrets
 import select
 import time
@@ -17,7 +18,7 @@ from typing import Any, BinaryIO
 
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import KvmctlError, TimedOut, UsageProblem
-from kvmctl.operations.agent import PIECE, Agent, AgentError, decoded, expect
+from kvmctl.operations.agent import WRITTEN_PIECE, Agent, AgentError, decoded, expect
 
 # $1: the private folder, $2: yes where input follows, $3...: the command. The command replaces the shell, so
 # that its exit status and its pid are the ones the agent reports; setsid lets a timeout end its children too.
@@ -254,7 +255,8 @@ def _feed(agent: Agent, folder: str, source: _Input) -> bool:
         return False
     if source.number >= _WAITING_PIECES and _exists(agent, f"{folder}/in.{source.number - _WAITING_PIECES}"):
         return False
-    data = stream.read1(PIECE) if hasattr(stream, "read1") else stream.read(PIECE)
+    # One read of the pipe or file itself: select() knows nothing of what a buffer would hold.
+    data = os.read(stream.fileno(), WRITTEN_PIECE)
     if not data:
         source.stream = None
         _create(agent, f"{folder}/end", b"")

@@ -1,5 +1,6 @@
 """How a guest's SSH server is reached from here, and whether it answers."""
 
+import ipaddress
 import re
 import socket
 from dataclasses import dataclass
@@ -36,8 +37,10 @@ class Door:
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
 
-def doors(hypervisor: Hypervisor, domain: libvirt.virDomain, seen: DomainView | None = None) -> list[Door]:
-    """The ways to the guest's port 22 from this machine, the published ones first.
+def doors(
+    hypervisor: Hypervisor, domain: libvirt.virDomain, seen: DomainView | None = None, *, on_its_host: bool = False
+) -> list[Door]:
+    """The ways to the guest's port 22 from this machine (``on_its_host``: from the hypervisor's), published ones first.
 
     Published ports and networks belong to the hypervisor's host, so through a remote connection there is
     none but the addresses of guests on a bridge of its own network. A host cannot reach its own macvtap
@@ -45,17 +48,29 @@ def doors(hypervisor: Hypervisor, domain: libvirt.virDomain, seen: DomainView | 
     """
     seen = seen or domain_view.read(domain.XMLDesc(0))
     found = []
-    if not hypervisor.is_remote:
+    near = on_its_host or not hypervisor.is_remote
+    if near:
         for forward in seen.kvmctl.forwards:
-            if forward.guest_port == SSH_PORT and forward.protocol == "tcp":
-                address = forward.address or "127.0.0.1"
-                found.append(Door({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address), forward.host_port, True))
-    usual = ("bridge",) if hypervisor.is_remote else ("network", "bridge", "ethernet")
+            address = _loopback_for(forward.address)
+            if forward.guest_port == SSH_PORT and forward.protocol == "tcp" and address is not None:
+                found.append(Door(address, forward.host_port, True))
+    usual = ("bridge",) if not near else ("network", "bridge", "ethernet")
     macs = [(nic.mac or "").lower() for nic in seen.nics if nic.mode in usual]
     if macs:
         known = addresses.by_mac(domain)
         found.extend(Door(address, SSH_PORT, False) for address in addresses.flat(known, macs))
     return found
+
+
+def _loopback_for(address: str | None) -> str | None:
+    """Where a published port is reached from its own host; None for what is no address (edited by hand)."""
+    try:
+        parsed = ipaddress.ip_address(address or "127.0.0.1")
+    except ValueError:
+        return None
+    if parsed.is_unspecified:
+        return "127.0.0.1" if parsed.version == 4 else "::1"
+    return str(parsed)
 
 
 def ssh(hypervisor: Hypervisor, domain: libvirt.virDomain, agent: Agent) -> str:
