@@ -83,6 +83,7 @@ find_python() {
 
 install_kvmctl() {
   local stamp wanted
+  # shellcheck disable=SC2046  # the repository's own names have no spaces
   wanted=$(cd "$repo" && cat pyproject.toml $(find kvmctl -type f ! -name '*.pyc' | LC_ALL=C sort) | sha256sum)
   stamp=$state/installed
   if [ ! -x "$state/venv/bin/kvmctl" ] || [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then

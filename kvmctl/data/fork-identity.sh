@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Runs as root, through the guest agent, inside a copy that was forked from a running guest, while its network is
 # still cut: sh -c THIS kvmctl HOSTNAME MACHINE_ID INSTANCE_ID [OLD_MAC NEW_MAC]...
 # Whatever a guest does not have is passed over; each line that is printed says what was done.
@@ -58,4 +59,4 @@ if [ -d /var/lib/cloud/data ]; then
     printf '%s' "$instance" >/var/lib/cloud/data/kvmctl-identity
 fi
 systemctl try-restart systemd-networkd.service systemd-journald.service 2>/dev/null
-echo done
+echo 'done'

@@ -126,7 +126,7 @@ def kept(kind: str, ingredients: Iterable[str | bytes], build: Callable[[Path], 
     """The folder of ``kind`` made of ``ingredients``; ``build`` fills it where it is not there yet.
 
     Processes that want the same one wait for the first; a build that fails or is killed leaves nothing
-    that would be taken for done. Older ones of the kind are removed.
+    that would be taken for done. Those of the kind that nobody wanted for two weeks are removed.
     """
     digest = hashlib.sha256()
     for part in ingredients:
