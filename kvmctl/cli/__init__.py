@@ -34,6 +34,13 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "edit": ("Virtual machines", "definition", "Edit a VM's XML in $VISUAL or $EDITOR."),
     "set": ("Virtual machines", "settings", "Change a VM's vCPUs, memory, title, description or autostart."),
     "exec": ("Inside the guest", "exec", "Run a command in a guest, through its agent."),
+    "screenshot": ("Inside the guest", "screen", "Take a picture of a VM's screen."),
+    "console": ("Inside the guest", "screen", "Join a VM's serial console; Ctrl-] leaves it."),
+    "view": ("Inside the guest", "screen", "Open a VM's screen in virt-viewer, or say where it is."),
+    "events": ("Virtual machines", "events", "Show what happens to VMs, as it happens."),
+    "stats": ("Virtual machines", "stats", "Show what running VMs use: CPU, memory, disks, network."),
+    "top": ("Virtual machines", "stats", "Watch what running VMs use, the busiest first."),
+    "completion": ("Other", "completion", "Print the completion script for a shell."),
     "cp": ("Inside the guest", "guest", "Copy a file into a guest or out of it, through its agent."),
     "ssh": ("Inside the guest", "guest", "Log in to a guest with the ssh client, or run a command there."),
     "snapshot": (

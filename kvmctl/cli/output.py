@@ -19,6 +19,7 @@ from kvmctl.operations.progress import Progress
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 Row = dict[str, Any]
 
@@ -173,6 +174,42 @@ _LEVEL_COLORS = {
 }
 
 
+def event_line(row: Row) -> None:
+    """Print one event for people: when, who, what, and the rest as ``key=value``."""
+    rest = {k: v for k, v in row.items() if k not in ("time", "event", "name", "uuid", "what") and v is not None}
+    more = " ".join(f"{key}={plain(value)}" for key, value in rest.items())
+    what = f"{row['event']} {plain(row['what'])}" if row.get("what") else str(row["event"])
+    _write(f"{row['time']}  {plain(row['name'])}  {what}  {more}".rstrip() + "\n")
+    sys.stdout.flush()
+
+
+def live_list(
+    app: App, look: Callable[[], Sequence[Row]], columns: Sequence[Column], seconds: float, empty: str
+) -> None:
+    """Show what ``look`` returns as a table that stays in its place, anew every ``seconds``, until Ctrl-C."""
+    import time
+
+    from rich.live import Live
+    from rich.text import Text
+
+    shown = [column for column in columns if app.output == "wide" or not column.wide]
+
+    def picture() -> Any:
+        rows = look()
+        if not rows:
+            return Text(empty)
+        return _rich_table(
+            [column.heading for column in shown],
+            [[column.cell(row) for column in shown] for row in rows],
+            [column.right for column in shown],
+        )
+
+    with Live(picture(), console=_console(app, sys.stdout), screen=True, auto_refresh=False) as live:
+        while True:
+            time.sleep(seconds)
+            live.update(picture(), refresh=True)
+
+
 def _structured(app: App, data: Any) -> bool:
     if app.output == "json":
         _write(json.dumps(data, indent=2) + "\n")
@@ -200,16 +237,7 @@ def _write(text: str) -> None:
 
 def _table(app: App, headings: list[str], rows: list[list[str]], right: list[bool]) -> None:
     if sys.stdout.isatty():
-        from rich.table import Table
-
-        table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-        for heading, to_right in zip(headings, right, strict=True):
-            table.add_column(heading, justify="right" if to_right else "left", overflow="fold")
-        from rich.text import Text
-
-        for row in rows:
-            table.add_row(*(Text(cell, style=_STATES.get(cell, "")) for cell in row))
-        _console(app, sys.stdout).print(table)
+        _console(app, sys.stdout).print(_rich_table(headings, rows, right))
         return
     widths = [max(len(row[index]) for row in [headings, *rows]) for index in range(len(headings))]
     for row in [headings, *rows]:
@@ -218,6 +246,18 @@ def _table(app: App, headings: list[str], rows: list[list[str]], right: list[boo
             for cell, width, to_right in zip(row, widths, right, strict=True)
         )
         _write("  ".join(cells).rstrip() + "\n")
+
+
+def _rich_table(headings: list[str], rows: list[list[str]], right: list[bool]) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for heading, to_right in zip(headings, right, strict=True):
+        table.add_column(heading, justify="right" if to_right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell, style=_STATES.get(cell, "")) for cell in row))
+    return table
 
 
 # Bold and the sixteen colours that each terminal theme chooses itself: readable on dark and on light.
