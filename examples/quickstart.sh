@@ -116,7 +116,7 @@ start_hypervisor() {
     # Without systemd nobody starts them. virtlogd keeps the guests' logs.
     mkdir -p /run/libvirt
     [ -S /run/libvirt/virtlogd-sock ] || virtlogd --daemon
-    libvirtd --daemon
+    libvirtd --daemon --pid-file /run/libvirt/libvirtd.pid
   fi
   local _
   for _ in $(seq 50); do
