@@ -84,8 +84,15 @@ def make_seed(hypervisor: Hypervisor, plan: Plan, copy: Copy, undo: Undo) -> Non
         content: dict[str, bytes] = {}
     else:
         content = clone_seed.read(volume)
+    hostname = hostname_for(copy.identity.name)
     if not plan.keep_identity:
-        content = clone_seed.renewed(content, copy.identity.uuid, hostname_for(copy.identity.name))
+        # A fork with an agent is given its identity while it runs; a second one at its next boot would be wrong.
+        forked = plan.mode == "live" and plan.agent
+        content = (
+            clone_seed.renamed(content, hostname)
+            if forked
+            else clone_seed.renewed(content, copy.identity.uuid, hostname)
+        )
     data = clone_seed.pack(content)
     owned = copy.seed
     pools.upload(pools.ensure_pool(hypervisor, owned.pool), owned.name, data, len(data))

@@ -46,9 +46,10 @@ def run(hypervisor: Hypervisor, plan: Plan, progress: Progress | None = None) ->
     with Undo() as undo:
         _prepare(hypervisor, domain, plan, undo, progress)
         pause = _freeze(hypervisor, domain, plan, undo, progress)
+        file = _memory_file(hypervisor, plan.memory)
         for copy in plan.copies:
             progress.step(f"starting {copy.identity.name}")
-            _restore(hypervisor, plan, copy, undo)
+            _restore(hypervisor, plan, copy, file, undo)
         pools.delete_volume(hypervisor, plan.memory.pool, plan.memory.name)
         for copy in plan.copies:
             warnings = clone_identity.give(hypervisor, plan, copy, progress)
@@ -182,15 +183,25 @@ class _Pause:
         return round(self._total * 1000) if self._seen else None
 
 
-def _restore(hypervisor: Hypervisor, plan: Plan, copy: Copy, undo: Undo) -> None:
-    """Write the copy's XML into the memory file's head and let libvirt start it from there, paused."""
-    assert plan.memory is not None and plan.memory.path is not None
-    path = plan.memory.path
-    volume = find_by_path(hypervisor, path)
+def _memory_file(hypervisor: Hypervisor, memory: OwnedVolume) -> tuple[libvirt.virStorageVol, save_image.SaveImage]:
+    """The volume that libvirt wrote, and its head as it wrote it."""
+    volume = find_by_path(hypervisor, memory.path or "")
     if volume is None:
-        raise Refused(f"the memory file {path} is not in the storage pool {plan.memory.pool}")
+        raise Refused(f"the memory file {memory.path} is not in the storage pool {memory.pool}")
     length = save_image.head_length(read_at(volume, 0, save_image.HEADER_SIZE))
-    image = save_image.parse(read_at(volume, 0, length))
+    return volume, save_image.parse(read_at(volume, 0, length))
+
+
+def _restore(
+    hypervisor: Hypervisor,
+    plan: Plan,
+    copy: Copy,
+    file: tuple[libvirt.virStorageVol, save_image.SaveImage],
+    undo: Undo,
+) -> None:
+    """Write the copy's XML into the memory file's head and let libvirt start it from there, paused."""
+    volume, image = file
+    path = volume.path()
     tree = definition(xml.parse(image.xml, "saved guest's XML", "domain"), plan, copy)
     _write_head(volume, save_image.head(save_image.with_xml(image, xml.raw(tree))))
     clone.define(hypervisor, plan, copy, undo)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import libvirt
 
 from kvmctl.connection import Hypervisor, translated
-from kvmctl.errors import Conflict, Refused
+from kvmctl.errors import Conflict, NotFound, Refused
 from kvmctl.model import clone as copies
 from kvmctl.model import xml
 from kvmctl.model.domain import Hardware
@@ -128,7 +128,7 @@ def plan(
         saved = bool(domain.isPersistent() and domain.hasManagedSaveImage(0))
     _check_source(domain, source, state, saved, mode, tree)
     layers = freeze.plan(hypervisor, domain, live_tree if domain.isActive() else tree, reuse=mode != "full")
-    _check_disks(source, tree, layers)
+    _check_disks(hypervisor, source, tree, layers)
     maker = _Maker(hypervisor, source, tree, remembered, layers, mode, keep_identity, pool)
     made = tuple(maker.copy(wanted, leftovers[wanted]) for wanted in names)
     if mode == "live" and not layers:
@@ -183,7 +183,14 @@ def _check_source(
         )
 
 
-def _check_disks(source: str, tree: xml.Element, layers: Sequence[Layer]) -> None:
+def _check_disks(hypervisor: Hypervisor, source: str, tree: xml.Element, layers: Sequence[Layer]) -> None:
+    for layer in layers:
+        gone = dependents.broken(hypervisor, layer.base)
+        if gone is not None:
+            raise NotFound(
+                f"{gone}, which the disk {layer.target} of {source} stands on, is no longer there",
+                "bring the file back, or restore the disk from a copy",
+            )
     covered = {layer.target for layer in layers}
     for disk in preflight.disks_of(tree):
         if disk.written and disk.target not in covered:

@@ -67,18 +67,37 @@ def pack(content: dict[str, bytes]) -> bytes:
     return out.getvalue()
 
 
+def renamed(content: dict[str, bytes], hostname: str) -> dict[str, bytes]:
+    """The same seed for a machine that has its new identity already, and must only not lose its name at a boot.
+
+    The boothook of a source that was a copy itself goes: it would give the source's machine-id.
+    """
+    import yaml
+
+    meta = {**_mapping(content.get("meta-data", b"")), "local-hostname": hostname}
+    kept = {name: data for name, data in content.items() if name != "vendor-data" or not data.startswith(_hook())}
+    return {
+        **kept,
+        "meta-data": yaml.safe_dump(meta, sort_keys=False).encode(),
+        "user-data": _rename(content.get("user-data", b""), hostname),
+    }
+
+
+def _hook() -> bytes:
+    return b"#cloud-boothook\n" + files("kvmctl").joinpath("data/clone-identity.sh").read_bytes()
+
+
 def renewed(content: dict[str, bytes], instance_id: str, hostname: str) -> dict[str, bytes]:
     """The same seed for another machine: ``instance_id`` is a UUID, which becomes the machine-id too."""
     import yaml
 
     meta = _mapping(content.get("meta-data", b""))
     meta.update({"instance-id": instance_id, "local-hostname": hostname, "dsmode": "local"})
-    script = files("kvmctl").joinpath("data/clone-identity.sh").read_bytes()
     return {
         **content,
         "meta-data": yaml.safe_dump(meta, sort_keys=False).encode(),
         "user-data": _rename(content.get("user-data", b""), hostname),
-        "vendor-data": b"#cloud-boothook\n" + script,
+        "vendor-data": _hook(),
     }
 
 

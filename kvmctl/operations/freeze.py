@@ -115,8 +115,6 @@ def _unwritten_above(hypervisor: Hypervisor, volume: libvirt.virStorageVol) -> t
         return None
     if any(read_at(volume, table.offset, table.entries * 8)):
         return None
-    if find_by_path(hypervisor, below) is None:
-        raise NotFound(f"the image {below}, which {volume.path()} stands on, is no longer there", "bring it back first")
     return below, format_.get("type", "raw") if format_ is not None else "raw"
 
 

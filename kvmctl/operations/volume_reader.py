@@ -1,42 +1,24 @@
 """Reading a few bytes of a disk where it lies: through its storage volume, so that a remote one works too."""
 
 import contextlib
-from pathlib import PurePosixPath
 
 import libvirt
 
-from kvmctl.connection import Hypervisor, explain, is_missing
+from kvmctl.connection import Hypervisor, explain, translated
 from kvmctl.model import qcow2
-from kvmctl.operations.pools import refresh, target_path
+from kvmctl.preflight import dependents
 
 
 def find_by_path(hypervisor: Hypervisor, path: str) -> libvirt.virStorageVol | None:
-    """The volume at ``path``; a pool that does not know it yet is refreshed. None where no pool has it."""
-    for attempt in (0, 1):
-        try:
-            return hypervisor.conn.storageVolLookupByPath(path)
-        except libvirt.libvirtError as error:
-            if not is_missing(error):
-                raise explain(error, hypervisor.uri) from error
-        if attempt == 0:
-            pool = pool_of(hypervisor, path)
-            if pool is None:
-                return None
-            refresh(pool)
-    return None
+    """The volume at ``path``, None where no pool has it; see dependents.lookup()."""
+    with translated(hypervisor.uri):
+        return dependents.lookup(hypervisor, path)
 
 
 def pool_of(hypervisor: Hypervisor, path: str) -> libvirt.virStoragePool | None:
     """The active pool whose directory ``path`` lies in directly, or None."""
-    try:
-        pools = hypervisor.conn.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
-    except libvirt.libvirtError as error:
-        raise explain(error, hypervisor.uri) from error
-    for pool in pools:
-        with contextlib.suppress(libvirt.libvirtError):
-            if target_path(pool) == PurePosixPath(path).parent:
-                return pool
-    return None
+    with translated(hypervisor.uri):
+        return dependents.pool_of(hypervisor, path)
 
 
 def read_at(volume: libvirt.virStorageVol, offset: int, length: int) -> bytes:

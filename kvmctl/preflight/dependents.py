@@ -44,25 +44,65 @@ def volumes_on(hypervisor: Hypervisor, paths: Iterable[str]) -> set[str]:
 def chain(hypervisor: Hypervisor, path: str) -> list[str]:
     """``path`` and what it is backed by, down to the last: ``[top, …, base]``.
 
-    A part that is in no storage pool ends it, for libvirt says no more of that one.
+    A part that is in no storage pool, or is missing, ends it, for libvirt says no more of that one.
     """
-    backing = _backing(hypervisor)
     found = [path]
-    while (below := backing.get(found[-1])) is not None and below not in found:
+    while True:
+        volume = lookup(hypervisor, found[-1])
+        if volume is None:
+            return found
+        try:
+            # libvirt looks at the file itself for this, so that what it says is of now.
+            below = xml.parse(volume.XMLDesc(0), "storage volume").findtext("backingStore/path")
+        except libvirt.libvirtError:
+            return found
+        if not below or below in found:
+            return found
         found.append(below)
-    return found
+
+
+def broken(hypervisor: Hypervisor, path: str) -> str | None:
+    """The first of ``path`` and what it is backed by that is certainly not there, or None."""
+    return next((part for part in chain(hypervisor, path) if is_missing(hypervisor, part)), None)
+
+
+def lookup(hypervisor: Hypervisor, path: str) -> libvirt.virStorageVol | None:
+    """The volume at ``path``; a pool that does not know it yet is refreshed. None where no pool has it."""
+    for attempt in (0, 1):
+        try:
+            return hypervisor.conn.storageVolLookupByPath(path)
+        except libvirt.libvirtError as error:
+            if not says_missing(error):
+                raise
+        if attempt == 0:
+            pool = pool_of(hypervisor, path)
+            if pool is None:
+                return None
+            with contextlib.suppress(libvirt.libvirtError):
+                pool.refresh(0)
+    return None
+
+
+def pool_of(hypervisor: Hypervisor, path: str) -> libvirt.virStoragePool | None:
+    """The active pool whose directory ``path`` lies in directly, or None."""
+    for pool in hypervisor.conn.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
+        with contextlib.suppress(libvirt.libvirtError):
+            target = xml.parse(pool.XMLDesc(0), "storage pool").findtext("target/path")
+            if target and PurePosixPath(target) == PurePosixPath(path).parent:
+                return pool
+    return None
 
 
 def is_missing(hypervisor: Hypervisor, path: str) -> bool:
-    """Whether ``path`` is certainly not there: its directory is a pool's, and the pool does not have it."""
+    """Whether ``path`` is certainly not there: its directory is a pool's, and nothing is there of that name."""
+    volume = lookup(hypervisor, path)
+    if volume is None:
+        return pool_of(hypervisor, path) is not None
     try:
-        for pool in hypervisor.conn.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
-            target = xml.parse(pool.XMLDesc(0), "storage pool").findtext("target/path")
-            if target and PurePosixPath(target) == PurePosixPath(path).parent:
-                pool.refresh(0)
-                return not any(volume.path() == path for volume in pool.listAllVolumes(0))
-    except libvirt.libvirtError:
-        return False
+        volume.XMLDesc(0)
+    except libvirt.libvirtError as error:
+        # The pool remembers what has been deleted behind its back; only a look at the file itself tells.
+        return "No such file" in (error.get_error_message() or "") or says_missing(error)
     return False
 
 

@@ -38,3 +38,12 @@ def test_a_domain_in_the_name_stays() -> None:
 def test_what_is_no_iso_is_refused(data: bytes) -> None:
     with pytest.raises(Refused):
         clone_seed.unpack(data)
+
+
+def test_a_fork_keeps_its_instance_and_loses_the_boothook() -> None:
+    copied = clone_seed.renewed({"meta-data": b"instance-id: first\n"}, ID, "b")
+    forked = clone_seed.renamed(copied, "c")
+    assert yaml.safe_load(forked["meta-data"])["instance-id"] == ID
+    assert yaml.safe_load(forked["meta-data"])["local-hostname"] == "c"
+    assert "vendor-data" not in forked
+    assert clone_seed.renamed({"vendor-data": b"#cloud-config\n"}, "c")["vendor-data"] == b"#cloud-config\n"

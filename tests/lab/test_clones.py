@@ -1,0 +1,214 @@
+"""Copies of real guests: linked, full, and forked with their memory."""
+
+import json
+import re
+from collections.abc import Callable
+
+import pytest
+
+from tests.lab import images
+from tests.lab.guest import Guest
+from tests.lab.hosts import Host
+from tests.lab.test_snapshots import BUMP, COUNTER, Open, create, read, write
+
+
+def source(host: Host, tiny: images.Tiny, name: str, *more: str, net: str = "none") -> None:
+    """A tiny guest with a seed, one disk, and the network ``net``."""
+    boot = ["--kernel", str(tiny.kernel), "--initrd", str(tiny.initrd), "--cmdline", tiny.cmdline]
+    size = ["--memory", "160M", "--vcpus", "1", "--net", net, "--graphics", "none", "--disk", "64M"]
+    host.kvmctl("create", name, *boot, *size, "--hostname", "origin", *more)
+
+
+def ids(host: Host, *vms: str) -> list[tuple[str, str, str]]:
+    """UUID, MAC and first disk of each."""
+    found = []
+    for vm in vms:
+        info = host.kvmctl("info", vm, "-o", "json").json()
+        found.append((info["uuid"], info["nics"][0]["mac"] if info["nics"] else "", info["disks"][0]["source"]))
+    return found
+
+
+def backing(host: Host, path: str) -> str | None:
+    """What an image stands on, by qemu-img."""
+    told = json.loads(host.run(["qemu-img", "info", "-U", "--output=json", path]).stdout)
+    base = told.get("backing-filename")
+    assert base is None or isinstance(base, str)
+    return base
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_linked_clones_of_a_stopped_guest_go_their_own_ways(
+    host_a: Host, tiny: images.Tiny, console: Open, vm_name: Callable[[str], str]
+) -> None:
+    vm, one = vm_name("src"), vm_name("one")
+    host_a.start_default_network()
+    source(host_a, tiny, vm, net="nat")
+    guest = console(host_a, vm).ready()
+    assert guest.run("hostname") == "origin"
+    write(guest, "shared")
+    host_a.kvmctl("destroy", vm)
+    dry = host_a.kvmctl("clone", vm, one, "--dry-run", "-o", "json").json()
+    assert dry["mode"] == "linked"
+    assert host_a.kvmctl("info", one, check=False).returncode == 3
+    made = host_a.kvmctl("clone", vm, one, "-o", "json").json()
+    assert set(made) == {"name", "uuid", "source", "mode", "disks", "seconds"}
+    assert made["disks"][0]["backing"] == f"/var/lib/libvirt/images/{vm}.qcow2"
+    many = host_a.kvmctl("clone", vm, f"{one}-n", "--count", "2", "-o", "json").json()
+    everyone = [vm, one, *(row["name"] for row in many)]
+    for different in zip(*ids(host_a, *everyone), strict=True):
+        assert len(set(different)) == 4
+    # The source was not written since: the later copies need no other layer.
+    assert {row["disks"][0]["backing"] for row in many} == {made["disks"][0]["backing"]}
+
+    host_a.kvmctl("start", vm, one)
+    first, second = console(host_a, vm).ready(), console(host_a, one).ready()
+    assert second.run("hostname") == re.sub(r"[^A-Za-z0-9-]+", "-", one)
+    assert first.run("hostname") == "origin"
+    assert (read(first), read(second)) == ("shared", "shared")
+    write(first, "mine")
+    write(second, "yours")
+    assert (read(first), read(second)) == ("mine", "yours")
+    assert first.address() != second.address()
+
+    # What others stand on goes last, whoever that is.
+    base = made["disks"][0]["backing"]
+    host_a.kvmctl("delete", vm, "-y")
+    assert base in host_a.files()
+    assert read(second) == "yours"
+    gone = host_a.kvmctl("delete", one, *(row["name"] for row in many), "-y", "-o", "json").json()
+    assert [base in row["deleted"] for row in gone] == [False, False, True]
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_clones_of_a_running_guest_hold_one_moment(
+    host_a: Host, tiny: images.Tiny, console: Open, vm_name: Callable[[str], str]
+) -> None:
+    vm, linked, full = vm_name("run"), vm_name("linked"), vm_name("full")
+    create(host_a, tiny, vm)
+    guest = console(host_a, vm).ready()
+    guest.run(COUNTER)
+    write(guest, "then")
+    host_a.kvmctl("clone", vm, full, "--full")
+    assert backing(host_a, f"/var/lib/libvirt/images/{full}.qcow2") is None
+    # A full copy leaves the source's disk as it was.
+    assert ids(host_a, vm)[0][2] == f"/var/lib/libvirt/images/{vm}.qcow2"
+    host_a.kvmctl("clone", vm, linked)
+    write(guest, "later")
+    guest.run(BUMP)
+    assert guest.run("cat /tmp/count") == "1"
+    for copy in (linked, full):
+        host_a.kvmctl("start", copy)
+        other = console(host_a, copy).ready()
+        assert read(other) == "then"
+        other.close()
+        host_a.kvmctl("destroy", copy)
+    assert read(guest) == "later"
+    host_a.kvmctl("delete", linked, full, vm, "-y")
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_live_clones_go_on_from_the_same_instant_with_their_own_address(
+    host_a: Host, tiny: images.Tiny, console: Open, vm_name: Callable[[str], str]
+) -> None:
+    vm, fork = vm_name("live"), vm_name("fork")
+    host_a.start_default_network()
+    source(host_a, tiny, vm, net="nat")
+    guest = console(host_a, vm).ready()
+    guest.wait_for("agent started")
+    address = guest.address()
+    guest.run(COUNTER)
+    for _ in range(3):
+        guest.run(BUMP)
+    write(guest, "before")
+    answer = host_a.kvmctl("clone", vm, fork, "--live", "--count", "2", "-o", "json", timeout=240)
+    made = answer.json()
+    assert [(row["mode"], row["warnings"], row["pause_ms"] >= 0) for row in made] == [("live", [], True)] * 2
+    assert "warning" not in answer.stderr
+    copies = [row["name"] for row in made]
+    for different in zip(*ids(host_a, vm, *copies), strict=True):
+        assert len(set(different)) == 3
+    guests = [console(host_a, copy).ready() for copy in copies]
+    addresses = {address}
+    for copy, other in zip(copies, guests, strict=True):
+        # The same process, with the number in its memory; the same file; another name, card and address.
+        assert other.run("cat /tmp/count") == "3"
+        other.run(BUMP)
+        assert other.run("cat /tmp/count") == "4"
+        assert read(other) == "before"
+        assert other.run("hostname") == re.sub(r"[^A-Za-z0-9-]+", "-", copy)
+        mac = ids(host_a, copy)[0][1]
+        assert other.run("cat /sys/class/net/eth0/address") == mac
+        own = _address_of(host_a, mac)
+        assert host_a.client(["ping", "-c", "1", "-W", "5", own]).returncode == 0
+        addresses.add(own)
+        write(other, copy[:14])
+    assert len(addresses) == 3
+    guest.run(BUMP)
+    assert (guest.run("cat /tmp/count"), read(guest)) == ("4", "before")
+    assert not [path for path in host_a.files() if path.endswith(".memory")]
+
+    # In any order: first one copy, then the source, then the other, which runs on meanwhile.
+    host_a.kvmctl("delete", copies[0], "-y")
+    host_a.kvmctl("delete", vm, "-y")
+    assert read(guests[1]) == copies[1][:14]
+    host_a.kvmctl("delete", copies[1], "-y")
+
+
+def _address_of(host: Host, mac: str) -> str:
+    """The address that the network's DHCP server gave to ``mac``, once it has."""
+    network = host.conn.networkLookupByName("default")
+    found: list[str] = []
+
+    def look() -> bool:
+        found[:] = [lease["ipaddr"] for lease in network.DHCPLeases(mac)]
+        return bool(found)
+
+    from tests.lab.hosts import wait_until
+
+    wait_until(look, f"a lease for {mac}")
+    return found[0]
+
+
+def test_copies_that_cannot_be_are_refused_and_leave_nothing(
+    host_a: Host, tiny: images.Tiny, vm_name: Callable[[str], str], console: Callable[[Host, str], Guest]
+) -> None:
+    vm, copy = vm_name("no"), vm_name("copy")
+    create(host_a, tiny, vm, "--no-start")
+    before = host_a.files()
+
+    def refused(code: int, *args: str) -> str:
+        result = host_a.kvmctl("clone", *args, "-o", "json", check=False)
+        assert result.returncode == code, result.stderr
+        assert host_a.files() == before
+        return str(result.error()["message"])
+
+    refused(3, "nobody", copy)
+    refused(2, vm, "../x")
+    refused(4, vm, vm)
+    refused(2, vm, copy, "--full", "--live")
+    assert "runs" in refused(4, vm, copy, "--live")
+    pool = host_a.conn.storagePoolLookupByName("default")
+    pool.createXML(f"<volume><name>{copy}.qcow2</name><capacity>1048576</capacity></volume>", 0)
+    before = host_a.files()
+    assert "already has a volume" in refused(4, vm, copy)
+    pool.storageVolLookupByName(f"{copy}.qcow2").delete(0)
+    host_a.kvmctl("snapshot", "create", vm, "inside")
+    before = host_a.files()
+    assert "snapshots inside" in refused(7, vm, copy)
+    # A full copy of a stopped guest has its data, and none of its snapshots.
+    host_a.kvmctl("clone", vm, copy, "--full")
+    assert host_a.kvmctl("snapshot", "list", copy, "-o", "json").json() == []
+
+
+def test_a_base_that_vanished_is_said_before_anything_is_made(
+    host_a: Host, tiny: images.Tiny, vm_name: Callable[[str], str]
+) -> None:
+    vm, copy = vm_name("base"), vm_name("copy")
+    create(host_a, tiny, vm, "--no-start")
+    host_a.kvmctl("clone", vm, f"{copy}-first")
+    host_a.run(["rm", f"/var/lib/libvirt/images/{vm}.qcow2"])
+    before = host_a.files()
+    result = host_a.kvmctl("clone", vm, copy, "-o", "json", check=False)
+    assert result.returncode == 3, result.stderr
+    assert vm in result.error()["message"]
+    assert host_a.files() == before
