@@ -92,7 +92,9 @@ def overcommit(app: App, reclaim: bool, dry_run: bool) -> None:
             {"name": w.guest.name, "from_bytes": w.guest.memory_bytes, "to_bytes": w.to, "reason": w.reason}
             for w in wishes
         ]
-        output.show_list(app, rows, [c for c in _RECLAIM if c.key != "now_bytes"], empty="No guest runs.")
+        output.show_list(
+            app, rows, [c for c in _RECLAIM if c.key in rows[0]] if rows else _RECLAIM, empty="No guest runs."
+        )
         return
     with output.progress(app) as progress:
         result = reclaiming.run(hypervisor, wishes, progress)
@@ -109,6 +111,8 @@ _RECLAIM = [
     Column("from_bytes", "FROM", human_size, right=True),
     Column("to_bytes", "TO", human_size, right=True),
     Column("now_bytes", "NOW", human_size, right=True),
+    Column("resident_before_bytes", "ON HOST BEFORE", human_size, right=True),
+    Column("resident_after_bytes", "AND NOW", human_size, right=True),
     Column("reason", "REASON"),
 ]
 

@@ -52,8 +52,9 @@ def run(hypervisor: Hypervisor, wishes: Sequence[Wish], progress: Progress) -> d
     """Ask, wait until the balloons have moved, and say what came of it.
 
     ``{"host_available_before_bytes", "host_available_after_bytes", "guests": [{"name", "from_bytes",
-    "to_bytes", "now_bytes", "reason"}]}``. Only the running guests change, not their definitions: after a
-    restart, or by ``kvmctl set VM --memory SIZE --live``, they have their memory again.
+    "to_bytes", "now_bytes", "resident_before_bytes", "resident_after_bytes", "reason"}]}``. Only the
+    running guests change, not their definitions: after a restart, or by ``kvmctl set VM --memory SIZE
+    --live``, they have their memory again.
     """
     before = memory(hypervisor).available
     rows = []
@@ -64,6 +65,8 @@ def run(hypervisor: Hypervisor, wishes: Sequence[Wish], progress: Progress) -> d
             "from_bytes": wish.guest.memory_bytes,
             "to_bytes": wish.to,
             "now_bytes": wish.guest.memory_bytes,
+            "resident_before_bytes": wish.guest.resident_bytes,
+            "resident_after_bytes": wish.guest.resident_bytes,
             "reason": wish.reason,
         }
         rows.append(row)
@@ -95,7 +98,9 @@ def _wait(waiting: list[tuple[libvirt.virDomain, dict[str, Any]]], progress: Pro
 
 def _arrived(domain: libvirt.virDomain, row: dict[str, Any]) -> bool:
     try:
-        row["now_bytes"] = domain.memoryStats()["actual"] * 1024
+        values = domain.memoryStats()
+        row["now_bytes"] = values["actual"] * 1024
+        row["resident_after_bytes"] = values["rss"] * 1024
     except (libvirt.libvirtError, KeyError):
         row["reason"] = "it went away meanwhile"
         return True
