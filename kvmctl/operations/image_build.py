@@ -232,7 +232,8 @@ def _environment(planned: Plan, work: Path) -> dict[str, str]:
         "KVMCTL_ROOT_UUID": str(uuid.uuid4()),
         "KVMCTL_ESP_UUID": f"{serial[:4]}-{serial[4:]}",
         "KVMCTL_ROOT_KIB": f"{disk_layout.root_size(planned.size) // 1024}k",
-        "KVMCTL_CMDLINE": "console=tty0 console=ttyS0,115200",
+        # loglevel: a screen full of kernel messages takes an emulated CPU seconds to draw.
+        "KVMCTL_CMDLINE": "console=tty0 console=ttyS0,115200 loglevel=4",
     }
     if proxy := _apt_proxy():
         environment.setdefault("http_proxy", proxy)
