@@ -101,12 +101,12 @@ def _open(stack: contextlib.ExitStack, path: Path) -> tuple[BinaryIO, int]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a file's name"
         raise Refused(f"{str(path)[:200]!a} cannot be read: {reason}") from None
-    source = stack.enter_context(os.fdopen(descriptor, "rb"))
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
         kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
         raise Refused(f"{str(path)[:200]!a} is {kind}, not an image")
-    return source, status.st_size
+    return stack.enter_context(os.fdopen(descriptor, "rb")), status.st_size
 
 
 def _decompress(source: BinaryIO, how: str, target: Path, shown: str, progress: Progress) -> None:
