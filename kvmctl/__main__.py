@@ -17,9 +17,29 @@ def main() -> None:
         # Without a command kvmctl has done nothing, and a script should see that.
         (sys.stdout if arguments else sys.stderr).write(text())
         sys.exit(0 if arguments else 2)
+    if arguments[0] in ("list", "ls", "ps"):
+        code = _list(arguments)
+        if code is not None:
+            sys.exit(code)
     from kvmctl.cli.root import run
 
     sys.exit(run(arguments))
+
+
+def _list(arguments: list[str]) -> int | None:
+    """The plain list, without click, whose import takes longer than all the rest of it."""
+    from kvmctl.cli import boundary, listing_rows
+
+    wanted = listing_rows.plain(arguments)
+    if wanted is None:
+        return None
+    app, names, active = wanted
+
+    def command() -> int:
+        listing_rows.show(app, names, wide=False, active=active)
+        return 0
+
+    return boundary.guarded(app, arguments, command)
 
 
 if __name__ == "__main__":

@@ -4,45 +4,9 @@ from typing import Any
 
 import click
 
-from kvmctl.cli import output
+from kvmctl.cli import listing_rows, output
 from kvmctl.cli.options import App, complete_vms, everywhere
-from kvmctl.cli.output import Column
 from kvmctl.model.units import human_duration, human_size
-
-
-def _percent(value: Any) -> str:
-    return "-" if value is None else f"{value:.1f}"
-
-
-COLUMNS = (
-    Column("name", "NAME"),
-    Column("state", "STATE"),
-    Column("id", "ID", wide=True, right=True),
-    Column("vcpus", "VCPUS", right=True),
-    Column("memory_bytes", "MEMORY", human_size, right=True),
-    Column("autostart", "AUTOSTART"),
-    Column("cpu_percent", "CPU%", _percent, wide=True, right=True),
-    Column("uptime_seconds", "UPTIME", human_duration, wide=True, right=True),
-    Column("ips", "IPS", wide=True),
-    Column("os", "OS", wide=True),
-)
-
-
-def _show(app: App, names: tuple[str, ...], wide: bool, active: bool) -> None:
-    from kvmctl.operations import listing
-
-    if wide and app.output == "table":
-        app.output = "wide"
-    hypervisor = app.connect()
-    rows = listing.listing(hypervisor, names, active=active, wide=wide or app.output == "wide")
-    empty = None
-    if not rows and not app.quiet:
-        empty = f"no VM {'runs' if active else 'is defined'} on {hypervisor.uri}"
-        hint = listing.elsewhere(hypervisor)
-        empty = f"{empty}; {hint}" if hint else empty
-        if app.machine_readable and hint:
-            output.info(app, empty)
-    output.show_list(app, rows, COLUMNS, empty=empty)
 
 
 @click.command("list")
@@ -61,7 +25,7 @@ def list_command(app: App, names: tuple[str, ...], wide: bool) -> None:
       kvmctl list 'web-*' -o wide
       kvmctl list -o json --wide
     """
-    _show(app, names, wide, active=False)
+    listing_rows.show(app, names, wide=wide, active=False)
 
 
 @click.command()
@@ -78,7 +42,7 @@ def ps(app: App, names: tuple[str, ...], wide: bool) -> None:
       kvmctl ps -o wide
       kvmctl ps -o name | xargs kvmctl stop
     """
-    _show(app, names, wide, active=True)
+    listing_rows.show(app, names, wide=wide, active=True)
 
 
 @click.command()

@@ -1,48 +1,14 @@
 """Parameter types and option decorators that commands share."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
-if TYPE_CHECKING:
-    from kvmctl.connection import Hypervisor
+from kvmctl.cli.app import OUTPUTS
+from kvmctl.cli.app import App as App
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-OUTPUTS = ("table", "wide", "json", "yaml", "name")
-
-
-@dataclass
-class App:
-    """What the options that work everywhere were set to; click carries it as ``ctx.obj``."""
-
-    uri: str | None = None
-    output: str = "table"
-    color: str = "auto"
-    quiet: bool = False
-    debug: bool = False
-    yes: bool = False
-    _opened: list["Hypervisor"] = field(default_factory=list)
-
-    @property
-    def machine_readable(self) -> bool:
-        """Whether the output is for a program, so that tables and pictures of it are not wanted."""
-        return self.output in ("json", "yaml", "name")
-
-    def connect(self, *, events: bool = False) -> "Hypervisor":
-        """Open the hypervisor the user chose; it is closed when the command ends."""
-        from kvmctl.connection import connect
-
-        hypervisor = connect(self.uri, events=events)
-        self._opened.append(hypervisor)
-        return hypervisor
-
-    def close(self) -> None:
-        """Close what connect() opened."""
-        while self._opened:
-            self._opened.pop().close()
 
 
 def _store(attribute: str) -> Callable[[click.Context, click.Parameter, Any], None]:

@@ -4,16 +4,14 @@ Data goes to stdout, everything else to stderr. rich is imported only for a term
 does not pay for it.
 """
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from kvmctl.cli.options import OUTPUTS, App
-from kvmctl.errors import Interrupted, KvmctlError, UsageProblem
+from kvmctl.cli.app import OUTPUTS, App
+from kvmctl.errors import KvmctlError, UsageProblem
 from kvmctl.model.names import harmless
 from kvmctl.operations.progress import Progress
 
@@ -24,8 +22,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """One column of a table: the key in the row, its heading, how a value reads, whether only ``wide`` has it."""
 
     key: str
@@ -134,6 +131,8 @@ def show_text(text: str) -> None:
 
 def json_line(row: Row) -> None:
     """Print one object on one line at once, for a stream of them."""
+    import json
+
     _write(json.dumps(row) + "\n")
     sys.stdout.flush()
 
@@ -212,6 +211,8 @@ def live_list(
 
 def _structured(app: App, data: Any) -> bool:
     if app.output == "json":
+        import json
+
         _write(json.dumps(data, indent=2) + "\n")
         return True
     if app.output == "yaml":
@@ -311,6 +312,8 @@ def warn(app: App, text: str) -> None:
 def show_error(app: App, error: KvmctlError, target: str | None = None) -> None:
     """The error on stderr: one line and its hint, or with ``-o json`` one object."""
     if app.output == "json":
+        import json
+
         content = error.as_dict()
         if target is not None:
             content["name"] = target
@@ -341,7 +344,7 @@ def confirm(app: App, question: str, flag: str = "--yes") -> None:
     sys.stderr.write(harmless(question) + " [y/N] ")
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise Interrupted("not done")
+        raise KvmctlError("not done: nobody said yes")
 
 
 @contextmanager

@@ -1,20 +1,12 @@
-"""The root command, and the only place where an error becomes an exit code.
-
-Commands are loaded when they run, by the table COMMANDS.
-"""
-
-import os
-import signal
-import sys
-from types import FrameType
-from typing import Any, NoReturn
+"""The root command. Commands are loaded when they run, by the table COMMANDS."""
 
 import click
 
 from kvmctl import __version__
-from kvmctl.cli import ALIASES, COMMANDS, first_page
-from kvmctl.cli.options import App, everywhere
-from kvmctl.errors import Interrupted, KvmctlError, Partial, UsageProblem
+from kvmctl.cli import ALIASES, COMMANDS, boundary, first_page
+from kvmctl.cli.app import App
+from kvmctl.cli.options import everywhere
+from kvmctl.errors import KvmctlError, UsageProblem
 
 
 class Root(click.Group):
@@ -64,40 +56,20 @@ def root() -> None:
 def run(arguments: list[str]) -> int:
     """Run the command line ``arguments`` and return the exit code."""
     app = App()
-    signal.signal(signal.SIGTERM, _terminated)
-    try:
-        code = root.main(args=arguments, prog_name="kvmctl", obj=app, standalone_mode=False)
-        sys.stdout.flush()
+
+    def command() -> int:
+        try:
+            code = root.main(args=arguments, prog_name="kvmctl", obj=app, standalone_mode=False)
+        except click.exceptions.Exit as done:
+            return done.exit_code
+        except click.Abort:
+            raise KeyboardInterrupt from None
+        except click.ClickException as wrong:
+            raise _from_click(wrong) from wrong
         # click returns the code of ctx.exit() here, and otherwise what the command returned: nothing.
         return code if isinstance(code, int) else 0
-    except click.exceptions.Exit as done:
-        return done.exit_code
-    except BrokenPipeError:
-        return _reader_left()
-    except (click.Abort, KeyboardInterrupt):
-        return _report(app, arguments, Interrupted("interrupted"))
-    except click.ClickException as wrong:
-        return _report(app, arguments, _from_click(wrong))
-    except Partial as error:
-        # Every target's own error was shown when it happened.
-        return error.exit_code
-    except KvmctlError as error:
-        return _report(app, arguments, error)
-    except Exception as error:  # noqa: BLE001 - the one boundary: nothing leaves it as a traceback
-        return _report(app, arguments, _from_outside(error, app))
-    finally:
-        app.close()
 
-
-def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise Interrupted("interrupted (SIGTERM)")
-
-
-def _reader_left() -> int:
-    # Whoever read stdout has gone (| head): not an error, and nobody is left to tell.
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, sys.stdout.fileno())
-    return 0
+    return boundary.guarded(app, arguments, command)
 
 
 def _from_click(wrong: click.ClickException) -> KvmctlError:
@@ -108,35 +80,3 @@ def _from_click(wrong: click.ClickException) -> KvmctlError:
         message = " ".join(wrong.format_message().split()).rstrip(".")
         return UsageProblem(message[:1].lower() + message[1:], f"see '{command} --help'")
     return KvmctlError(wrong.format_message())
-
-
-def _from_outside(error: Exception, app: App) -> KvmctlError:
-    libvirt = sys.modules.get("libvirt")
-    if libvirt is not None and isinstance(error, libvirt.libvirtError):
-        from kvmctl.connection import explain
-
-        found = explain(error, app.uri)
-    elif isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        found = KvmctlError(f"{where}{error.strerror}")
-    else:
-        found = KvmctlError(
-            f"unexpected {type(error).__name__}: {error}", "--debug shows where; please report it with that"
-        )
-    found.__cause__ = error
-    return found
-
-
-def _report(app: App, arguments: list[str], error: KvmctlError) -> int:
-    from kvmctl.cli import output
-
-    if app.output == "table":
-        # The command line may have failed before its -o was read.
-        app.output = output.wanted(arguments)
-    if app.debug or "--debug" in arguments:
-        import traceback
-
-        cause: Any = error if error.__traceback__ else (error.__cause__ or error)
-        sys.stderr.write("".join(traceback.format_exception(cause)))
-    output.show_error(app, error)
-    return error.exit_code

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import libvirt
@@ -123,6 +122,9 @@ def _session_has_definitions() -> bool:
     # virQEMUDriverConfigNew: a session's definitions are in $XDG_CONFIG_HOME/libvirt/qemu.
     if os.geteuid() == 0:
         return False
+    # Imported late: every list would pay for it.
+    from pathlib import Path
+
     home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
     try:
         return any(Path(home, "libvirt", "qemu").glob("*.xml"))

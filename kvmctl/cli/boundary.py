@@ -1,0 +1,76 @@
+"""The only place where an error becomes an exit code."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, NoReturn
+
+from kvmctl.cli.app import App
+from kvmctl.errors import Interrupted, KvmctlError, Partial
+
+
+def guarded(app: App, arguments: list[str], command: Callable[[], int]) -> int:
+    """Run ``command`` and return the exit code, its errors shown as ``app`` and ``arguments`` want them."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        code = command()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        return _reader_left()
+    except KeyboardInterrupt:
+        return _report(app, arguments, Interrupted("interrupted"))
+    except Partial as error:
+        # Every target's own error was shown when it happened.
+        return error.exit_code
+    except KvmctlError as error:
+        return _report(app, arguments, error)
+    except Exception as error:  # noqa: BLE001 - the one boundary: nothing leaves it as a traceback
+        return _report(app, arguments, _from_outside(error, app))
+    finally:
+        app.close()
+
+
+def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise Interrupted("interrupted (SIGTERM)")
+
+
+def _reader_left() -> int:
+    # Whoever read stdout has gone (| head): not an error, and nobody is left to tell.
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    return 0
+
+
+def _from_outside(error: Exception, app: App) -> KvmctlError:
+    libvirt = sys.modules.get("libvirt")
+    if libvirt is not None and isinstance(error, libvirt.libvirtError):
+        from kvmctl.connection import explain
+
+        found = explain(error, app.uri)
+    elif isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        found = KvmctlError(f"{where}{error.strerror}")
+    else:
+        found = KvmctlError(
+            f"unexpected {type(error).__name__}: {error}", "--debug shows where; please report it with that"
+        )
+    found.__cause__ = error
+    return found
+
+
+def _report(app: App, arguments: list[str], error: KvmctlError) -> int:
+    from kvmctl.cli import output
+
+    if app.output == "table":
+        # The command line may have failed before its -o was read.
+        app.output = output.wanted(arguments)
+    if app.debug or "--debug" in arguments:
+        import traceback
+
+        cause: Any = error if error.__traceback__ else (error.__cause__ or error)
+        sys.stderr.write("".join(traceback.format_exception(cause)))
+    output.show_error(app, error)
+    return error.exit_code
