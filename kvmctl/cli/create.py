@@ -72,7 +72,9 @@ class WithMaximum(click.ParamType):
     metavar="[ADDR:]HOST:GUEST[/udp]",
     help="Lead a port of the host to one of the guest.",
 )
-@click.option("--pci", "pci", multiple=True, metavar="ADDR", help="Pass this PCI device through (up to 32).")
+@click.option(
+    "--pci", "pci", multiple=True, metavar="DEVICE[,vf][,group]", help="Pass this PCI device through (up to 32)."
+)
 @click.option("--firmware", type=click.Choice(("bios", "uefi", "uefi-secure")), help="The firmware.")
 @click.option("--tpm/--no-tpm", default=None, help="An emulated TPM 2.0.")
 @click.option("--profile", type=click.Choice(("linux", "windows", "generic")), help="What suits this kind of guest.")

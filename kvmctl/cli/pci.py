@@ -1,17 +1,15 @@
 """kvmctl pci"""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from kvmctl.cli import output
+from kvmctl.cli.nic import scope
 from kvmctl.cli.options import App, complete_vms, dry_run, everywhere, timeout
 from kvmctl.cli.output import Column
 from kvmctl.model.names import harmless
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 COLUMNS = [
     Column("address", "ADDRESS"),
@@ -31,15 +29,16 @@ COLUMNS = [
 ]
 
 
-def one_half(command: F) -> F:
-    """``--live`` and ``--config``, for one half of what is changed together without them."""
-    command = click.option("--config", is_flag=True, help="Change only what the next start reads.")(command)
-    return click.option("--live", is_flag=True, help="Change only the running guest.")(command)
-
-
 @click.group()
+@everywhere
 def pci() -> None:
-    """List the host's PCI devices and pass them to VMs."""
+    """List the host's PCI devices and pass them to VMs.
+
+    \b
+    Examples:
+      kvmctl pci list
+      kvmctl pci attach web 01:00.0
+    """
 
 
 @pci.command("list")
@@ -78,7 +77,7 @@ def list_(app: App, assignable: bool, root: Path | None) -> None:
 @click.option(
     "--force", is_flag=True, help="Even if a stopped VM has it too, or it is unknown whether the host needs it."
 )
-@one_half
+@scope
 @dry_run
 @everywhere
 @click.pass_obj
@@ -125,7 +124,7 @@ def attach(
 @click.argument("vm", shell_complete=complete_vms)
 @click.argument("devices", nargs=-1, required=True, metavar="DEVICE...")
 @click.option("--group", is_flag=True, help="Take back all that the VM has of each device's IOMMU group.")
-@one_half
+@scope
 @timeout("30s")
 @dry_run
 @everywhere

@@ -15,12 +15,15 @@ DISCARDS = ("ignore", "unmap")
 PREFIXES = {"virtio": "vd", "scsi": "sd", "sata": "sd", "usb": "sd", "ide": "hd", "fdc": "fd"}
 SMALLEST_DISK = MIB
 
-_HINT = "write it SIZE or PATH, then ,bus= ,format= ,cache= ,pool= ,discard= ,serial= ,readonly ,shareable"
+_HINT = "write it SIZE or PATH, then ,bus= ,format= ,cache= ,pool= ,discard= ,serial= ,iops= ,bps= ,readonly ,shareable"
 
 
 @dataclass(frozen=True)
 class DiskTuning:
-    """What is said of a disk beside where its bytes are. None: what fits the guest."""
+    """What is said of a disk beside where its bytes are. None: what fits the guest.
+
+    ``iops`` and ``bps`` limit operations and bytes a second, reading and writing together; 0 is no limit.
+    """
 
     bus: str | None = None
     cache: str | None = None
@@ -28,6 +31,8 @@ class DiskTuning:
     serial: str | None = None
     readonly: bool = False
     shareable: bool = False
+    iops: int | None = None
+    bps: int | None = None
     device: Literal["disk", "cdrom"] = "disk"
 
 
@@ -110,8 +115,23 @@ def _tuning(given: dict[str, str], text: str) -> DiskTuning:
         serial=serial,
         readonly=readonly or device == "cdrom",
         shareable=_one_of(given, "shareable", ("yes", "no"), text) == "yes",
+        iops=_limit(given, "iops", text),
+        bps=_limit(given, "bps", text),
         device="cdrom" if device == "cdrom" else "disk",
     )
+
+
+def _limit(given: dict[str, str], key: str, text: str) -> int | None:
+    value = given.pop(key, None)
+    if value is None:
+        return None
+    if value == "0":
+        return 0
+    if key == "bps":
+        return parse_size(value)
+    if not (value.isascii() and value.isdigit() and len(value) < 10):
+        raise UsageProblem(f"--disk {text[:100]!a}: {key}={value[:30]!a} is no number of operations a second")
+    return int(value)
 
 
 def _one_of(given: dict[str, str], key: str, known: tuple[str, ...], text: str) -> str | None:
@@ -155,9 +175,26 @@ def disk_element(
         xml.add(disk, "shareable")
     if tuning.serial:
         xml.add(disk, "serial", tuning.serial)
+    set_limits(disk, tuning.iops, tuning.bps)
     if boot is not None:
         xml.add(disk, "boot", order=boot)
     return disk
+
+
+def set_limits(disk: xml.Element, iops: int | None, bps: int | None) -> None:
+    """Set the limits that are given in the ``<disk>``'s ``<iotune>``, leaving its others; 0 takes one away."""
+    for tag, value in (("total_iops_sec", iops), ("total_bytes_sec", bps)):
+        if value is None:
+            continue
+        tune = disk.find("iotune")
+        if tune is None:
+            tune = xml.add(disk, "iotune")
+        for old in tune.findall(tag):
+            tune.remove(old)
+        if value:
+            xml.add(tune, tag, value)
+        if not len(tune):
+            disk.remove(tune)
 
 
 def next_target(bus: str, taken: set[str]) -> str:

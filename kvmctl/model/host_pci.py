@@ -31,7 +31,7 @@ class HostPci:
     """A device. Ids are 16 bits, ``class_code`` the upper 16 bits of the class (0x0200 is Ethernet).
 
     Names are None where no database has them, ``driver`` where none is bound, ``iommu_group`` where the
-    host has no IOMMU at work.
+    host has no IOMMU at work. ``express``: it is a PCI Express device, not a conventional one.
     """
 
     address: PciAddress
@@ -47,6 +47,7 @@ class HostPci:
     virtual_functions: tuple[PciAddress, ...] = ()
     max_virtual_functions: int = 0
     numa_node: int | None = None
+    express: bool = True
     interfaces: tuple[str, ...] = ()
     disks: tuple[str, ...] = ()
     uses: tuple[HostUse, ...] = field(default=())
@@ -94,6 +95,7 @@ def from_node_device(element: xml.Element) -> HostPci | None:
         virtual_functions=_addresses(functions),
         max_virtual_functions=_number(functions.get("maxCount")) or 0 if functions is not None else 0,
         numa_node=_number(numa.get("node")) if numa is not None else None,
+        express=capability.find("pci-express") is not None,
     )
 
 

@@ -1,7 +1,6 @@
 """PCI addresses, and the host's PCI devices as a domain names them."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kvmctl.errors import UsageProblem
@@ -102,9 +101,8 @@ def hostdevs(domain: xml.Element) -> list[PciAddress]:
     return [address for address, _ in hostdev_elements(domain)]
 
 
-def check_count(present: int, adding: Sequence[PciAddress] | int, vm: str | None = None) -> None:
+def check_count(present: int, more: int, vm: str | None = None) -> None:
     """Raises UsageProblem where ``present`` devices and those to add would be more than MAX_HOSTDEVS."""
-    more = adding if isinstance(adding, int) else len(adding)
     total = present + more
     if total <= MAX_HOSTDEVS:
         return

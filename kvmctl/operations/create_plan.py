@@ -17,12 +17,14 @@ from kvmctl.model.firmware import FIRMWARES, Firmware
 from kvmctl.model.forward import written
 from kvmctl.model.metadata import Forward, Metadata, OwnedVolume
 from kvmctl.model.names import check_new_name
-from kvmctl.model.pci import PciAddress, check_count
+from kvmctl.model.pci import PciAddress, PciSelector, check_count
 from kvmctl.model.profile import Profile, defaults, hyperv_features
 from kvmctl.model.units import MIB, human_size
-from kvmctl.operations import claim, create_network, hypervisor_files, pools
+from kvmctl.operations import claim, create_network, disk_sources, hypervisor_files, pools
 from kvmctl.operations.images import Image
 from kvmctl.operations.images import resolve as resolve_image
+from kvmctl.operations.pci import choose
+from kvmctl.operations.pci_host import judge_host
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.seed import Seed, hostname_for
 from kvmctl.preflight.accel import AccelChoice, choose_accel
@@ -30,9 +32,6 @@ from kvmctl.preflight.accel import AccelChoice, choose_accel
 DEFAULT_MEMORY = 2048 * MIB
 DEFAULT_VCPUS = 2
 SMALLEST_MEMORY = 16 * MIB
-# The sector at which an ISO 9660 file system says what it is (ECMA-119, 6.7.1 and 8.4).
-_ISO_MARK = 16 * 2048
-_HEAD = _ISO_MARK + 2048
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Request:
     nics: tuple[wires.Nic, ...] | None = None
     nic_model: str | None = None
     forwards: tuple[Forward, ...] = ()
-    pci: tuple[PciAddress, ...] = ()
+    pci: tuple[PciSelector, ...] = ()
     firmware: Firmware | None = None
     tpm: bool | None = None
     profile: Profile = "linux"
@@ -159,7 +158,7 @@ def check(request: Request) -> None:
         raise UsageProblem("--pxe needs a network card", "leave out --net none")
     if request.forwards and request.nics == ():
         raise UsageProblem("-p needs a network card", "leave out --net none")
-    check_count(0, request.pci)
+    check_count(0, len(request.pci))
 
 
 def plan(hypervisor: Hypervisor, request: Request, progress: Progress | None = None) -> Plan:
@@ -212,7 +211,7 @@ def plan(hypervisor: Hypervisor, request: Request, progress: Progress | None = N
         cmdline=request.cmdline,
         disks=tuple(parts.disks),
         nics=tuple(_with_boot(wires.to_element(card), request, parts, n) for n, card in enumerate(network.nics)),
-        pci=request.pci,
+        pci=_pci(hypervisor, request),
         graphics=request.graphics,
         sound=request.sound,
         os_url=None,
@@ -267,6 +266,15 @@ def _hardware(hypervisor: Hypervisor, request: Request) -> tuple[domains.Hardwar
         ) from error
     capabilities = xml.parse(text, "domain capabilities", "domainCapabilities")
     return domains.Hardware(virt, arch, machine, capabilities.findtext("path")), choice, capabilities
+
+
+def _pci(hypervisor: Hypervisor, request: Request) -> tuple[PciAddress, ...]:
+    """The host's devices that were asked for. Raises what pci.choose() raises, and UsageProblem for too many."""
+    if not request.pci:
+        return ()
+    devices = choose(judge_host(hypervisor), request.pci, request.name)
+    check_count(0, len(devices))
+    return tuple(device.address for device in devices)
 
 
 def _machine(guest: xml.Element, arch: str) -> str:
@@ -392,43 +400,15 @@ class _Parts:
         self._add(source, format_, wanted.tuning, boot)
 
     def _existing(self, wanted: media.ExistingDisk, boot: bool) -> None:
-        path = hypervisor_files.absolute(self.hypervisor, wanted.path)
-        found = hypervisor_files.require(self.hypervisor, path, "disk", _HEAD)
-        if found.capacity_bytes == 0:
-            raise UsageProblem(f"the disk {path[:200]!a} is empty")
-        if found.backing is not None and hypervisor_files.look(self.hypervisor, found.backing) is None:
-            raise NotFound(f"the disk {path[:200]!a} is backed by {found.backing[:200]!a}, which is not there")
-        if wanted.format and wanted.format != found.format and found.format != "raw":
-            raise UsageProblem(f"the disk {path[:200]!a} is {found.format}, not {wanted.format}")
-        format_ = wanted.format or (found.format if found.format in media.FORMATS else "raw")
-        if found.format not in ("raw", "qcow2", "iso", "none", "unknown"):
-            raise UsageProblem(
-                f"the disk {path[:200]!a} is of the format {found.format}", "'kvmctl image import' converts it to qcow2"
-            )
+        source, format_ = disk_sources.existing(self.hypervisor, wanted)
         if not (wanted.tuning.readonly or wanted.tuning.shareable):
-            self._refuse_shared(path)
-        self._add(media.Source(found.kind, path), format_, wanted.tuning, boot)
-
-    def _refuse_shared(self, path: str) -> None:
-        """Two guests writing one disk destroy it; libvirt itself would let them, one after the other."""
-        with translated(self.hypervisor.uri):
-            for domain in self.hypervisor.conn.listAllDomains(0):
-                tree = xml.parse(domain.XMLDesc(0), "domain", "domain")
-                for disk in tree.iterfind("devices/disk"):
-                    source = disk.find("source")
-                    if source is None or path not in (source.get("file"), source.get("dev")):
-                        continue
-                    if disk.find("shareable") is None and disk.find("readonly") is None:
-                        raise Refused(
-                            f"the disk {path[:200]!a} belongs to the VM {domain.name()}",
-                            "clone that VM, or give ,readonly or ,shareable",
-                        )
+            disk_sources.refuse_shared(self.hypervisor, source.path)
+        self._add(source, format_, wanted.tuning, boot)
 
     def _cdrom(self, path: str) -> None:
         tuning = media.DiskTuning(readonly=True, device="cdrom")
-        source, head = self._hypervisor_or_upload(path, "ISO", "cdrom", ".iso", _HEAD)
-        if head[_ISO_MARK + 1 : _ISO_MARK + 6] not in (b"CD001", b"BEA01"):
-            raise UsageProblem(f"{path[:200]!a} is no ISO image", "for a disk image use --import or --image")
+        source, head = self._hypervisor_or_upload(path, "ISO", "cdrom", ".iso", disk_sources.HEAD)
+        disk_sources.check_iso(path, head)
         self._add(source, "raw", tuning, boot=True, bus=self.cdrom_bus)
 
     def _boot_file(self, path: str, what: str) -> str:
@@ -489,15 +469,7 @@ class _Parts:
                     f"the storage pool {own} has a volume {name} that no VM of kvmctl's owns",
                     "choose another VM name, or see whose it is with 'virsh vol-info'",
                 )
-            kind = xml.parse(pool.XMLDesc(0), "storage pool", "pool").get("type", "dir")
-        directory = pools.target_path(pool)
-        path = str(directory / name) if directory is not None else name
-        if kind in ("dir", "fs", "netfs", "vstorage"):
-            source = media.Source("file", path)
-        elif kind in ("logical", "disk", "iscsi", "scsi", "mpath"):
-            source = media.Source("block", path)
-        else:
-            source = media.Source("volume", path, own, name)
+        source, path = disk_sources.in_pool(pool, name)
         return OwnedVolume(own, name, path, role), source
 
     def _add(

@@ -8,7 +8,7 @@ from kvmctl.errors import UsageProblem
 from kvmctl.model.disk import parse_disk
 from kvmctl.model.forward import parse_forward
 from kvmctl.model.nic import MODELS, parse_nic
-from kvmctl.model.pci import PciAddress
+from kvmctl.model.pci import PciSelector
 from kvmctl.operations import seed
 from kvmctl.operations.create_plan import Request
 
@@ -49,7 +49,7 @@ def from_options(name: str, given: Mapping[str, Any]) -> Request:
         nics=_nics(given.get("nets", ()), model),
         nic_model=model,
         forwards=tuple(forward for text in given.get("ports", ()) for forward in parse_forward(text)),
-        pci=tuple(PciAddress.parse(text) for text in given.get("pci", ())),
+        pci=tuple(PciSelector.parse(text) for text in given.get("pci", ())),
         firmware=given.get("firmware"),
         tpm=given.get("tpm"),
         profile=given.get("profile") or "linux",

@@ -47,7 +47,7 @@ def look(hypervisor: Hypervisor, path: str, head: int = 0) -> HypervisorFile | N
     # Another kvmctl may be looking into the same directory, and its momentary pool be gone again any time.
     for _ in range(ATTEMPTS):
         try:
-            with _volume(hypervisor, path) as volume:
+            with volume_at(hypervisor, path) as volume:
                 return _described(hypervisor, volume, path, head) if volume is not None else None
         except NotFound:
             time.sleep(PAUSE)
@@ -75,7 +75,7 @@ def _device(hypervisor: Hypervisor, path: str) -> HypervisorFile | None:
 
 
 @contextlib.contextmanager
-def _volume(hypervisor: Hypervisor, path: str) -> Iterator[libvirt.virStorageVol | None]:
+def volume_at(hypervisor: Hypervisor, path: str) -> Iterator[libvirt.virStorageVol | None]:
     conn = hypervisor.conn
     found = _by_path(hypervisor, path)
     if found is not None:

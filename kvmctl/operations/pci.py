@@ -21,6 +21,8 @@ from kvmctl.preflight.pci import Judge
 
 # A guest is asked to let go of a device, and asked again after this long: one that is still starting ignores it.
 _ASK_AGAIN_SECONDS = 5.0
+# Controllers with slots for conventional PCI devices on a PCI Express machine.
+_PCI_BRIDGES = ("pcie-to-pci-bridge", "pci-bridge", "dmi-to-pci-bridge")
 
 
 @dataclass(frozen=True)
@@ -188,25 +190,29 @@ def plan_attach(
     for have in there:
         check_count(len(have), len(adding), shown)
     if wanted.live and live_xml is not None:
-        _check_ports(live_xml, shown, len(adding))
+        _check_ports(live_xml, shown, adding)
     warnings = [f"{d.address}: {use.text}" for d in adding for use in d.uses if use.kind != "vital"]
     if wanted.live and live_xml is not None and adding:
         warnings += _memory_warning(live_xml, shown)
     return Attach(domain, shown, tuple(adding), tuple(present), wanted, tuple(warnings))
 
 
-def _check_ports(domain: xml.Element, name: str, adding: int) -> None:
+def _check_ports(domain: xml.Element, name: str, adding: Sequence[HostPci]) -> None:
     machine = domain.find("os/type")
     kind = machine.get("machine", "") if machine is not None else ""
     if not ("q35" in kind or kind.startswith("virt")):
         return
-    free = free_root_ports(domain)
-    if adding > free:
-        many = "no free PCIe root port" if not free else f"only {free} free PCIe root ports"
+    later = "--config adds it for the next start, with all that it needs"
+    conventional = [device for device in adding if not device.express]
+    bridges = [c for c in domain.iterfind("devices/controller[@type='pci']") if c.get("model") in _PCI_BRIDGES]
+    if conventional and not bridges:
         raise Refused(
-            f"{name} runs with {many}, so {adding} more devices cannot be plugged in",
-            "--config adds them for the next start, with the ports they need",
+            f"{conventional[0].title} is a conventional PCI device, and {name} runs without a bridge for one", later
         )
+    free = free_root_ports(domain)
+    if len(adding) - len(conventional) > free:
+        many = "no free PCIe root port" if not free else f"only {free} free PCIe root ports"
+        raise Refused(f"{name} runs with {many}, so {len(adding)} more devices cannot be plugged in", later)
 
 
 def free_root_ports(domain: xml.Element) -> int:

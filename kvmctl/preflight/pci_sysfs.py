@@ -46,6 +46,8 @@ def _device(address: PciAddress, path: Path, uses: HostUses) -> HostPci:
         virtual_functions=_virtual_functions(path),
         max_virtual_functions=_number(path / "sriov_totalvfs") or 0,
         numa_node=numa if numa is not None and numa >= 0 else None,
+        # The kernel has this attribute for PCI Express devices alone (pci_dev_attrs in its pci-sysfs.c).
+        express=(path / "max_link_speed").exists(),
         interfaces=tuple(uses.interfaces.get(address, [])),
         disks=tuple(uses.disks.get(address, [])),
         uses=tuple(found),

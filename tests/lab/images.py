@@ -170,7 +170,7 @@ def _initramfs(kind: str, kernel_package: str, modules: list[str]) -> Tiny:
             vmlinuz.rename(folder / "vmlinuz")
             root = Path(work) / "root"
             _fill_root(root, kernel, modules, Path(work))
-            _pack(root, folder / "initrd")
+            pack(root, folder / "initrd")
 
     made = kept(kind, [real, *modules, *recipe], build)
     return Tiny(made / "vmlinuz", made / "initrd")
@@ -214,7 +214,7 @@ def _fill_root(root: Path, kernel: Path, modules: list[str], work: Path) -> None
         )
         script.chmod(0o755)
     run(["mknod", "-m", "600", str(root / "dev/console"), "c", "5", "1"])
-    _add_modules(root / "modules", kernel, modules)
+    add_modules(root / "modules", kernel, modules)
     for package, program in (
         ("qemu-guest-agent", "usr/sbin/qemu-ga"),
         ("dropbear-bin", "usr/sbin/dropbear"),
@@ -224,7 +224,7 @@ def _fill_root(root: Path, kernel: Path, modules: list[str], work: Path) -> None
         _add_program(root, unpacked / program, f"/{program}")
 
 
-def _add_modules(target: Path, kernel: Path, wanted: list[str]) -> None:
+def add_modules(target: Path, kernel: Path, wanted: list[str]) -> None:
     """Copy the modules and what they need, and write the order in which they load."""
     known = {path.stem.replace("-", "_"): path for path in kernel.rglob("*.ko")}
     order: dict[str, None] = {}
@@ -265,7 +265,7 @@ def _add_program(root: Path, program: Path, place: str) -> None:
             shutil.copy(library, copy)
 
 
-def _pack(root: Path, target: Path) -> None:
+def pack(root: Path, target: Path) -> None:
     """Write an initramfs. Not compressed: an emulated CPU takes longer to unpack it than QEMU to load it."""
     names = sorted(str(path.relative_to(root)) for path in root.rglob("*"))
     with target.open("wb") as out:

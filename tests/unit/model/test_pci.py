@@ -78,13 +78,27 @@ def test_hostdevs_written_by_others_are_read() -> None:
 
 def test_thirty_two_are_allowed_and_the_next_is_not() -> None:
     pci.check_count(0, 32)
-    pci.check_count(31, [PciAddress(0, 1, 0, 0)])
+    pci.check_count(31, 1)
     with pytest.raises(UsageProblem, match=r"at most 32 .* 33 were asked for"):
         pci.check_count(0, 33)
     with pytest.raises(UsageProblem, match=r"^web .* 32 are there and 1 more would make 33"):
-        pci.check_count(32, [PciAddress(0, 1, 0, 0)], "web")
+        pci.check_count(32, 1, "web")
 
 
 def test_root_ports_follow_their_root() -> None:
     models = [element.get("model") for element in pci.root_ports(3)]
     assert models == ["pcie-root", "pcie-root-port", "pcie-root-port", "pcie-root-port"]
+
+
+def test_a_selector_is_an_address_or_ids_with_options() -> None:
+    plain = pci.PciSelector.parse("01:00.0")
+    assert (plain.address, plain.ids, plain.vf, plain.group) == (PciAddress(0, 1, 0, 0), None, False, False)
+    kind = pci.PciSelector.parse("8086:10D3,group")
+    assert (kind.address, kind.ids, kind.group) == (None, (0x8086, 0x10D3), True)
+    assert pci.PciSelector.parse("0000:01:00.0,vf").vf is True
+
+
+@pytest.mark.parametrize("text", ["01:00.0,", "01:00.0,all", "01:00.0,vf,group", "8086", "8086:", ",vf", "8086:10d3:1"])
+def test_a_selector_that_is_none(text: str) -> None:
+    with pytest.raises(UsageProblem):
+        pci.PciSelector.parse(text)

@@ -1,0 +1,168 @@
+"""Disks and CDs in and out of a guest, and what the guest itself sees of them."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pycdlib
+import pytest
+
+from tests.lab import images
+from tests.lab.guest import Guest
+from tests.lab.hosts import Host
+
+MIB = 1024**2
+Console = Callable[[Host, str], Guest]
+
+
+def _create(host: Host, tiny: images.Tiny, name: str, *more: str) -> None:
+    host.kvmctl(
+        *("create", name, "--kernel", str(tiny.kernel), "--initrd", str(tiny.initrd), "--cmdline", tiny.cmdline),
+        *("--memory", "256M", "--vcpus", "1", "--graphics", "none", "--net", "none", "-q", *more),
+    )
+
+
+def _iso(path: Path, content: bytes) -> Path:
+    disc = pycdlib.PyCdlib()
+    disc.new(vol_ident="TEST")
+    disc.add_fp(io.BytesIO(content), len(content), "/HELLO.;1")
+    disc.write(str(path))
+    disc.close()
+    return path
+
+
+def _definitions(host: Host, name: str) -> tuple[str, str]:
+    return host.virsh("dumpxml", name).stdout, host.virsh("dumpxml", name, "--inactive").stdout
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_disks_come_grow_and_go_in_a_running_guest(host_a: Host, tiny: images.Tiny, console: Console) -> None:
+    _create(host_a, tiny, "disky")
+    guest = console(host_a, "disky").ready()
+    assert host_a.kvmctl("disk", "list", "disky", "-o", "json").json() == []
+
+    made = host_a.kvmctl("disk", "attach", "disky", "64M,serial=FIRST,cache=none,iops=200,bps=20M", "-o", "json").json()
+    assert (made["target"], made["bus"], made["format"], made["changed"]) == ("vda", "virtio", "qcow2", True)
+    assert (made["capacity_bytes"], made["iops"], made["bps"]) == (64 * MIB, 200, 20 * MIB)
+    assert (made["live"], made["saved"]) == (True, True)
+    guest.run("until [ -e /sys/block/vda ]; do sleep 0.1; done")
+    assert guest.run("echo $(cat /sys/block/vda/serial) $(cat /sys/block/vda/size)") == "FIRST 131072"
+    guest.run("echo precious | dd of=/dev/vda bs=512 conv=sync 2>/dev/null; sync")
+
+    grown = host_a.kvmctl("disk", "resize", "disky", "vda", "+32M", "-o", "json").json()
+    assert (grown["before_bytes"], grown["capacity_bytes"], grown["changed"]) == (64 * MIB, 96 * MIB, True)
+    guest.run("until [ $(cat /sys/block/vda/size) = 196608 ]; do sleep 0.1; done")
+    assert host_a.kvmctl("disk", "resize", "disky", "vda", "96M", "-o", "json").json()["changed"] is False
+    before = _definitions(host_a, "disky")
+    smaller = host_a.kvmctl("disk", "resize", "disky", "vda", "10M", check=False)
+    assert smaller.returncode == 2
+    assert "cannot shrink" in smaller.stderr
+    assert _definitions(host_a, "disky") == before
+
+    # A SCSI disk brings its controller along; raw and read-only reach the guest.
+    scsi = host_a.kvmctl("disk", "attach", "disky", "16M,bus=scsi,format=raw,readonly", "-o", "json").json()
+    assert (scsi["target"], scsi["format"], scsi["readonly"]) == ("sda", "raw", True)
+    guest.run("until [ -e /sys/block/sda ]; do sleep 0.1; done")
+    assert guest.run("cat /sys/block/sda/ro /sys/block/sda/size") == "1\n32768"
+    assert "virtio_scsi" in guest.run(
+        "readlink -f /sys/block/sda/device/../../../driver || true; ls /sys/bus/virtio/drivers"
+    )
+
+    targets = [row["target"] for row in host_a.kvmctl("disk", "list", "disky", "-o", "json").json()]
+    assert sorted(targets) == ["sda", "vda"]
+    gone = host_a.kvmctl("disk", "detach", "disky", "sda", "--delete", "-y", "-o", "json").json()
+    assert (gone["deleted"], gone["live"], gone["config"]) == (True, True, True)
+    guest.run("until [ ! -e /sys/block/sda ]; do sleep 0.1; done")
+    assert scsi["source"] not in host_a.files()
+
+    # What is on a disk stays when it is pulled out, and comes back with it.
+    kept = host_a.kvmctl("disk", "detach", "disky", "vda", "-y", "-o", "json").json()
+    assert kept["deleted"] is False
+    host_a.kvmctl("disk", "attach", "disky", f"{kept['source']},format=qcow2")
+    guest.run("until [ -e /sys/block/vda ]; do sleep 0.1; done")
+    assert guest.run("dd if=/dev/vda bs=8 count=1 2>/dev/null") == "precious"
+    host_a.kvmctl("disk", "detach", "disky", "vda", "-y")
+    host_a.kvmctl("delete", "disky", "-y")
+    assert kept["source"].endswith("disky-1.qcow2")
+    host_a.virsh("vol-delete", kept["source"])
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_cds_are_inserted_and_ejected(host_a: Host, tiny: images.Tiny, console: Console, tmp_path: Path) -> None:
+    disc = _iso(tmp_path / "hello.iso", b"hello from the disc")
+    other = _iso(tmp_path / "other.iso", b"another one")
+    shared = host_a.shared
+    _create(host_a, tiny, "player")
+    guest = console(host_a, "player").ready()
+    none = host_a.kvmctl("disk", "insert", "player", str(disc), check=False)
+    assert none.returncode == 4
+    assert "has no CD drive" in none.stderr
+    drive = host_a.kvmctl("disk", "attach", "player", f"{shared}/x.iso,device=cdrom", check=False)
+    assert drive.returncode == 3
+    host_a.run(["sh", "-c", f"cat >{shared}/disc.iso"], input=disc.read_bytes())
+    made = host_a.kvmctl("disk", "attach", "player", f"{shared}/disc.iso,device=cdrom", "-o", "json").json()
+    assert (made["device"], made["bus"], made["readonly"]) == ("cdrom", "scsi", True)
+    read = (
+        "mkdir -p /cd; until mount -t iso9660 -o ro /dev/sr0 /cd 2>/dev/null; do sleep 0.1; done; cat /cd/*; umount /cd"
+    )
+    assert guest.run(read) == "hello from the disc"
+
+    # A file of this machine's is brought over; it goes with the VM.
+    inserted = host_a.kvmctl("disk", "insert", "player", str(other), "-o", "json").json()
+    assert (inserted["changed"], inserted["live"], inserted["config"]) == (True, True, True)
+    assert guest.run(read) == "another one"
+    again = host_a.kvmctl("disk", "insert", "player", inserted["source"], "-o", "json").json()
+    assert again["changed"] is False
+
+    # While the guest has it mounted the drive is locked.
+    guest.run("until mount -t iso9660 -o ro /dev/sr0 /cd 2>/dev/null; do sleep 0.1; done")
+    before = _definitions(host_a, "player")
+    locked = host_a.kvmctl("disk", "eject", "player", check=False)
+    assert (locked.returncode, "has locked the drive" in locked.stderr) == (7, True), locked.stderr
+    assert _definitions(host_a, "player") == before
+    guest.run("umount /cd")
+    assert host_a.kvmctl("disk", "eject", "player", "-o", "json").json()["source"] is None
+    assert host_a.kvmctl("disk", "eject", "player", "-o", "json").json()["changed"] is False
+    host_a.kvmctl("delete", "player", "-y")
+    host_a.run(["rm", f"{shared}/disc.iso"])
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_bad_disks_are_refused_and_the_vm_is_as_before(host_a: Host, tiny: images.Tiny, tmp_path: Path) -> None:
+    _create(host_a, tiny, "holder", "--disk", "16M")
+    _create(host_a, tiny, "off", "--no-start")
+    (held,) = host_a.kvmctl("disk", "list", "holder", "-o", "json").json()
+    host_a.run(["sh", "-c", "echo text >/srv/shared/not.iso; : >/srv/shared/empty; mkdir /srv/shared/folder"])
+    for vm, wanted, code, words in (
+        ("off", held["source"], 7, "belongs to the VM holder"),
+        ("off", "/srv/shared/not.iso,device=cdrom", 2, "no ISO image"),
+        ("off", "/srv/shared/empty", 2, "empty"),
+        ("off", "/srv/shared/folder", 2, "directory"),
+        ("off", "/srv/shared/nothing", 3, "no disk"),
+        ("off", "0", 2, "out of range"),
+        ("off", "10M,bus=nvme", 2, "none of"),
+        ("off", "10M,pool=nowhere", 3, "no storage pool"),
+        ("holder", held["source"], 4, "has the disk"),
+        ("holder", "10M,bus=sata", 7, "cannot be plugged into a running guest"),
+        ("holder", "10000000000G", 2, "out of range"),
+    ):
+        before = _definitions(host_a, vm)
+        refused = host_a.kvmctl("disk", "attach", vm, wanted, check=False)
+        assert refused.returncode == code, (wanted, refused.stderr)
+        assert words in refused.stderr, (wanted, refused.stderr)
+        assert _definitions(host_a, vm) == before
+    assert host_a.kvmctl("disk", "attach", "off", f"{held['source']},readonly", check=False).returncode == 0
+    assert host_a.kvmctl("disk", "attach", "off", "10M", "--live", check=False).returncode == 4
+    assert host_a.kvmctl("disk", "detach", "off", "vdz", check=False).returncode == 3
+    asked = host_a.kvmctl("disk", "detach", "holder", "vda", check=False)
+    assert (asked.returncode, "--yes" in asked.stderr) == (2, True)
+
+    # The saved half alone: a SATA disk for the next start, and growing while it is off.
+    host_a.kvmctl("disk", "attach", "off", "10M,bus=sata")
+    grown = host_a.kvmctl("disk", "resize", "off", "sda", "20M", "-o", "json").json()
+    assert (grown["capacity_bytes"], grown["live"]) == (20 * MIB, False)
+    dry = host_a.kvmctl("disk", "attach", "off", "10M", "--dry-run")
+    assert "<disk" in dry.stdout
+    assert len(host_a.kvmctl("disk", "list", "off", "-o", "json").json()) == 2
+    host_a.kvmctl("delete", "off", "holder", "-y")
+    host_a.run(["rm", "-r", "/srv/shared/not.iso", "/srv/shared/empty", "/srv/shared/folder"])

@@ -1,0 +1,124 @@
+"""PCI devices passed on for real: an emulated host with an IOMMU, libvirt inside, and a guest of its own."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.passthrough_host import PassthroughHost
+
+# One boot serves all of them, in this order; with pytest-xdist they stay on one worker.
+pytestmark = pytest.mark.xdist_group("passthrough")
+
+PAIR = ("0000:01:01.0", "0000:01:02.0")
+
+
+@pytest.fixture(scope="module")
+def outer() -> Iterator[PassthroughHost]:
+    with PassthroughHost() as up:
+        yield up
+
+
+@pytest.fixture(scope="module")
+def inner(outer: PassthroughHost) -> str:
+    """A stopped guest that has one NIC of the host from the start."""
+    outer.kvmctl(
+        *("create", "inner", "--kernel", "/srv/inner-vmlinuz", "--initrd", "/srv/inner-initrd"),
+        *("--cmdline", "console=ttyS0 quiet", "--memory", "256M", "--vcpus", "1", "--graphics", "none"),
+        *("--net", "none", "--pci", outer.nics[0], "--no-start", "-q"),
+        timeout=300,
+    )
+    return "inner"
+
+
+def test_the_list_says_what_can_be_passed_and_why_the_rest_cannot(outer: PassthroughHost) -> None:
+    found = outer.pci()
+    for address in outer.nics:
+        row = found[address]
+        assert (row["assignable"], row["reason"], row["driver"]) == (True, None, "e1000e")
+        assert row["group_members"] == [address]
+        assert (row["vendor"], row["product"]) == ("Intel Corporation", "82574L Gigabit Network Connection")
+        assert row["class"] == "Ethernet controller"
+    groups = outer.shell("cd /sys/bus/pci/devices; for d in *; do echo $d $(basename $(readlink $d/iommu_group)); done")
+    assert {address: str(row["iommu_group"]) for address, row in found.items()} == dict(
+        line.split() for line in groups.splitlines()
+    )
+    (root_disk,) = [row for row in found.values() if "vda" in row["disks"]]
+    assert root_disk["assignable"] is False
+    assert "/ mounted from" in root_disk["reason"]
+    assert "shares IOMMU group" in found["0000:00:1f.2"]["reason"]
+    assert "0000:00:1f.0" in found["0000:00:1f.2"]["reason"]
+    assert found["0000:01:01.0"]["with_group"] is True
+    assert found["0000:01:01.0"]["group_members"] == ["0000:00:0e.0", "0000:01:01.0", "0000:01:02.0"]
+    assert "bridge" in found["0000:00:10.0"]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("device", "code", "words"),
+    [
+        ("0000:00:1f.2", 7, "shares IOMMU group"),
+        ("01:01.0", 7, "--group passes all of them"),
+        ("0000:7f:00.0", 3, "no PCI device 0000:7f:00.0"),
+    ],
+)
+def test_what_cannot_go_is_refused_and_nothing_changes(
+    outer: PassthroughHost, inner: str, device: str, code: int, words: str
+) -> None:
+    before = outer.shell(f"virsh dumpxml {inner}")
+    refused = outer.kvmctl("pci", "attach", inner, device, check=False)
+    assert refused.returncode == code, refused.stderr
+    assert words in refused.stderr
+    assert outer.shell(f"virsh dumpxml {inner}") == before
+
+
+def test_thirty_two_devices_work_and_the_next_is_refused(outer: PassthroughHost, inner: str) -> None:
+    # It has one from create; a group of two and a free one of a kind come from one command, and the rest.
+    rest = [outer.nics[1], *outer.nvmes[1:28]]
+    outer.kvmctl("pci", "attach", inner, "01:01.0", "--group")
+    taken = outer.kvmctl("pci", "attach", inner, "1b36:0010", "-o", "json").json()["devices"]
+    assert taken == [outer.nvmes[0]]
+    outer.kvmctl("pci", "attach", inner, *rest)
+    all_of_them = {outer.nics[0], *PAIR, *taken, *rest}
+    assert len(all_of_them) == 32
+    before = outer.shell(f"virsh dumpxml {inner}")
+    more = outer.kvmctl("pci", "attach", inner, outer.nics[2], check=False)
+    assert more.returncode == 2
+    assert "at most 32 PCI devices" in more.stderr
+    assert outer.shell(f"virsh dumpxml {inner}") == before
+
+    outer.kvmctl("start", inner, timeout=300)
+    seen = outer.wait_inside(inner, r"pci=32 nvme=28 .* nics= (.*) END", patience=400)
+    pair = ["52:54:00:aa:01:01", "52:54:00:aa:01:02"]
+    assert sorted(seen[1].split()) == sorted([outer.macs[outer.nics[0]], outer.macs[outer.nics[1]], *pair])
+    assert outer.drivers(all_of_them) == {"vfio-pci"}
+    assert {address for address, row in outer.pci().items() if row["used_by"]} == all_of_them
+
+
+def test_devices_are_given_back_and_others_plugged_in(outer: PassthroughHost, inner: str) -> None:
+    first, second, third, fourth = outer.nics
+    given = outer.kvmctl("pci", "detach", inner, second, outer.nvmes[0], "-o", "json").json()
+    assert given["drivers"] == {second: "e1000e", outer.nvmes[0]: "nvme"}
+    outer.wait_inside(inner, r"pci=30 nvme=27 ")
+    assert outer.macs[second] in outer.shell("cat /sys/class/net/*/address").split()
+    assert outer.kvmctl("pci", "detach", inner, second, check=False).returncode == 3
+
+    outer.kvmctl("pci", "attach", inner, third)
+    inside = outer.wait_inside(inner, r"pci=31 .* nics= (.*) END")
+    assert outer.macs[third] in inside[1].split()
+    assert outer.drivers([third]) == {"vfio-pci"}
+
+    # Another guest cannot have what this one has, running or saved.
+    outer.kvmctl("pci", "attach", inner, fourth, "--config")
+    outer.shell(
+        "virsh dumpxml inner --inactive | sed '/<uuid>/d; s/<name>inner/<name>other/; /<hostdev/,/<.hostdev>/d' >/tmp/o"
+        " && virsh define /tmp/o"
+    )
+    for device, words in ((third, "in use by the running VM inner"), (fourth, "in the definition of VM inner")):
+        held = outer.kvmctl("pci", "attach", "other", device, check=False)
+        assert held.returncode == 4
+        assert words in held.stderr
+
+    # And all the others are given back when the guest is off.
+    outer.kvmctl("destroy", inner)
+    assert outer.drivers([first, third]) == {"e1000e"}
+    assert outer.drivers(PAIR) == {"e1000"}
+    assert outer.drivers(outer.nvmes) == {"nvme"}
