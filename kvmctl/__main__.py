@@ -21,8 +21,12 @@ def main() -> None:
         code = _list(arguments)
         if code is not None:
             sys.exit(code)
-    from kvmctl.cli.root import run
-
+    try:
+        from kvmctl.cli.root import run
+    except KeyboardInterrupt:
+        # Ctrl-C before anything has begun: no traceback for that either.
+        sys.stderr.write("error: interrupted\n")
+        sys.exit(130)
     sys.exit(run(arguments))
 
 
