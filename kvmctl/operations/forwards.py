@@ -45,8 +45,12 @@ def active(domain: libvirt.virDomain) -> set[Forward]:
     if netdev is None:
         return set()
     found = set()
-    for line in _monitor(domain, f"info usernet {netdev}").splitlines():
-        match = _ROW.match(line)
+    here = False
+    for line in _monitor(domain, "info usernet").splitlines():
+        # "Hub -1 (hostnet0):" begins the table of one network device; the command takes no name.
+        if not line.startswith(" "):
+            here = line.rstrip().endswith(f"({netdev}):")
+        match = _ROW.match(line) if here else None
         if match:
             address = "0.0.0.0" if match[2] == "*" else match[2]
             found.add(Forward("udp" if match[1] == "UDP" else "tcp", int(match[3]), int(match[4]), address))

@@ -1,0 +1,363 @@
+"""Published ports of guests behind NAT: every way in that there is, and none that there should not be."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab import images
+from tests.lab.guest import Guest
+from tests.lab.hosts import Host
+from tests.lab.lab import Lab
+from tests.lab.process import Result
+
+WEB = "52:54:00:77:00:01"
+SIBLING = "52:54:00:77:00:02"
+
+
+def kernel(tiny: images.Tiny, more: str = "") -> list[str]:
+    """The options of create that boot the tiny guest."""
+    boot = ["--kernel", str(tiny.kernel), "--initrd", str(tiny.initrd), "--cmdline", f"{tiny.cmdline} {more}"]
+    return [*boot, "--memory", "256M", "--vcpus", "1"]
+
+
+@pytest.fixture(scope="module")
+def guests(lab: Lab, tiny: images.Tiny) -> Iterator[tuple[Guest, Guest]]:
+    """``web`` with published ports, and a sibling in the same network, both up, on host a."""
+    host = lab.a
+    host.start_default_network()
+    host.kvmctl("create", "web", *kernel(tiny, "lab.hostname=web"), "--net", f"nat,mac={WEB}", "-p", "8080:80")
+    host.kvmctl("create", "sibling", *kernel(tiny, "lab.hostname=sibling"), "--net", f"nat,mac={SIBLING}")
+    with Guest(host, "web").open() as web, Guest(host, "sibling").open() as sibling:
+        web.address()
+        sibling.address()
+        yield web, sibling
+    for name in ("web", "sibling"):
+        host.kvmctl("delete", "--yes", name)
+    assert rules(host) == ""
+
+
+def rules(host: Host) -> str:
+    """Whatever of kvmctl's is in the host's firewall."""
+    nft = host.run(["nft", "list", "table", "inet", "kvmctl"], check=False).stdout
+    tables = host.run(["iptables", "-S"]).stdout + host.run(["nft", "list", "ruleset"]).stdout
+    return nft + "".join(f"{line}\n" for line in tables.splitlines() if "kvmctl" in line.lower())
+
+
+def fetch(host: Host, address: str, port: int, page: str = "hostname") -> Result:
+    """Ask by HTTP from ``host``."""
+    return host.client(["curl", "-sS", "--max-time", "6", f"http://{address}:{port}/{page}"], check=False)
+
+
+def guest_fetch(guest: Guest, address: str, port: int) -> str:
+    """Ask by HTTP from within a guest."""
+    request = r"printf 'GET /hostname HTTP/1.0\r\n\r\n'"
+    return guest.run(f"{request} | nc -w 5 {address} {port} | tail -n 1", check=False)
+
+
+def reaches(guest: Guest, address: str, port: int) -> bool:
+    """Whether a TCP connection from within a guest is taken."""
+    return guest.run(f"nc -w 3 {address} {port} </dev/null >/dev/null 2>&1 && echo yes", check=False) == "yes"
+
+
+def published(host: Host, *args: str) -> list[tuple[str, str, int, int, bool | None]]:
+    """``port list`` in short."""
+    found = host.kvmctl("port", "list", *args, "-o", "json").json()
+    return [(r["protocol"], r["address"], r["host_port"], r["guest_port"], r["active"]) for r in found]
+
+
+def test_a_published_port_answers_from_everywhere(guests: tuple[Guest, Guest], host_a: Host, host_b: Host) -> None:
+    web, sibling = guests
+    assert fetch(host_b, host_a.address, 8080).stdout.strip() == "web"
+    assert fetch(host_a, host_a.address, 8080).stdout.strip() == "web"
+    assert fetch(host_a, "127.0.0.1", 8080).stdout.strip() == "web"
+    assert guest_fetch(sibling, host_a.address, 8080) == "web"
+    assert guest_fetch(sibling, f"{host_a.subnet}.1", 8080) == "web"
+    # Who asks from outside is seen as who it is.
+    web.run("(nc -l -p 99 >/dev/null; :) & sleep 0.2")
+    host_a.kvmctl("port", "add", "web", "9900:99")
+    try:
+        host_b.client(["sh", "-c", f"sleep 3 | socat -u - TCP:{host_a.address}:9900 & sleep 1"])
+        assert f"{host_b.address}:" in web.run("netstat -tn")
+    finally:
+        host_a.kvmctl("port", "remove", "web", "9900")
+
+
+def test_nothing_else_of_the_guest_is_reached_from_outside(
+    guests: tuple[Guest, Guest], host_a: Host, host_b: Host
+) -> None:
+    web, _sibling = guests
+    address = web.address()
+    # Even where somebody routes the guests' subnet to the host: not forwarded is not reached.
+    host_b.net.ip("route", "add", f"{host_a.subnet}.0/24", "via", host_a.address)
+    try:
+        for port in (80, 22, 7):
+            refused = fetch(host_b, address, port)
+            assert refused.returncode != 0 and "web" not in refused.stdout
+        assert host_b.client(["ping", "-c1", "-W2", address], check=False).returncode != 0
+    finally:
+        host_b.net.ip("route", "del", f"{host_a.subnet}.0/24")
+    # While the guest reaches out: host b's libvirtd listens on TCP.
+    assert reaches(web, host_b.address, 16509)
+
+
+def test_a_guest_does_not_reach_the_hosts_loopback(guests: tuple[Guest, Guest], host_a: Host) -> None:
+    """What lets loopback's packets out to the guests (route_localnet) would let theirs in, but for a guard."""
+    _web, sibling = guests
+    listen = "timeout 30 socat -u TCP-LISTEN:7070,bind=127.0.0.1,reuseaddr,fork /dev/null"
+    host_a.client(["sh", "-c", f"{listen} >/dev/null 2>&1 & sleep 0.3"])
+    sibling.run(
+        "echo 1 >/proc/sys/net/ipv4/conf/all/route_localnet;"
+        "ip route del local 127.0.0.0/8 dev lo table local; ip route del local 127.0.0.1 dev lo table local;"
+        f"ip route add 127.0.0.1/32 via {host_a.subnet}.1"
+    )
+    assert not reaches(sibling, "127.0.0.1", 7070)
+    host_a.run(["nft", "flush", "chain", "inet", "kvmctl", "guard"])
+    assert reaches(sibling, "127.0.0.1", 7070)
+    host_a.kvmctl("port", "sync")
+    assert not reaches(sibling, "127.0.0.1", 7070)
+    sibling.run(
+        "ip route del 127.0.0.1/32; ip route add local 127.0.0.0/8 dev lo table local;"
+        "ip route add local 127.0.0.1 dev lo table local"
+    )
+
+
+def test_udp_a_chosen_address_and_a_range(guests: tuple[Guest, Guest], host_a: Host, host_b: Host) -> None:
+    web, _ = guests
+    # Nobody in the guest listens: its kernel counts the datagram and says so to whoever sent it.
+    arrived = "awk '/^Udp: [0-9]/ { print $3 }' /proc/net/snmp"
+    before = int(web.run(arrived))
+    web.run("for p in 81 82; do httpd -p $p -h /www; done")
+    host_a.kvmctl("port", "add", "web", "7000:70/udp", f"{host_a.address}:9000:80", "8181-8182:81-82")
+    try:
+        asked = host_b.client(["socat", "-t", "4", f"UDP:{host_a.address}:7000", "STDIO"], input="x\n", check=False)
+        assert "Connection refused" in asked.stderr
+        assert int(web.run(arrived)) == before + 1
+        assert fetch(host_b, host_a.address, 9000).stdout.strip() == "web"
+        assert fetch(host_a, "127.0.0.1", 9000).returncode == 7
+        for port in (8181, 8182):
+            assert fetch(host_b, host_a.address, port).stdout.strip() == "web"
+        assert ("udp", "0.0.0.0", 7000, 70, True) in published(host_a, "web")
+    finally:
+        host_a.kvmctl("port", "remove", "web", "7000/udp", f"{host_a.address}:9000:80", "8181-8182")
+    assert fetch(host_b, host_a.address, 9000).returncode == 7
+    assert published(host_a) == [("tcp", "0.0.0.0", 8080, 80, True)]
+
+
+def test_an_open_connection_is_not_disturbed(guests: tuple[Guest, Guest], host_a: Host, host_b: Host) -> None:
+    host_a.kvmctl("port", "add", "web", "7777:7")
+    talk = host_b.outside(
+        ["sh", "-c", f"(echo one; sleep 4; echo two; sleep 1) | socat -t 2 - TCP:{host_a.address}:7777"]
+    )
+    with subprocess.Popen(talk, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "one\n"
+        host_a.kvmctl("port", "add", "web", "7778:7")
+        host_a.kvmctl("port", "sync")
+        host_a.kvmctl("port", "remove", "web", "7778")
+        assert process.stdout.readline() == "two\n"
+        assert process.wait(20) == 0
+    host_a.kvmctl("port", "remove", "web", "7777")
+    assert fetch(host_b, host_a.address, 7777).returncode == 7
+
+
+def test_a_port_that_somebody_has_is_refused_with_who(guests: tuple[Guest, Guest], host_a: Host) -> None:
+    before = rules(host_a)
+    taken = host_a.kvmctl("port", "add", "sibling", "8080:80", "-o", "json", check=False)
+    assert taken.returncode == 4 and "leads to web already" in taken.error()["message"]
+    there = host_a.kvmctl("port", "add", "sibling", "127.0.0.1:8080:80", "-o", "json", check=False)
+    assert there.returncode == 4
+    used = host_a.kvmctl("port", "add", "sibling", "16509:80", "-o", "json", check=False)
+    assert used.returncode == 4 and "in use by libvirtd" in used.error()["message"]
+    nowhere = host_a.kvmctl("port", "add", "sibling", "10.99.9.9:81:80", "-o", "json", check=False)
+    assert nowhere.returncode == 2 and "no address" in nowhere.error()["message"]
+    again = host_a.kvmctl("port", "add", "web", "8080:80", "-o", "json")
+    assert again.json() == []
+    missing = host_a.kvmctl("port", "remove", "web", "81", "-o", "json", check=False)
+    assert missing.returncode == 3
+    for bad in ("0:80", "65536:80", "-1:80", "9-7:9-7", "1:2/sctp", "a;b:80"):
+        assert host_a.kvmctl("port", "add", "--", "web", bad, check=False).returncode == 2
+    assert rules(host_a) == before
+
+
+def test_over_a_remote_connection_it_says_what_it_cannot(
+    guests: tuple[Guest, Guest], host_a: Host, host_b: Host
+) -> None:
+    before = rules(host_a)
+    told = host_b.kvmctl("-c", host_a.tcp_uri, "port", "add", "web", "8081:80", "-o", "json", check=False)
+    assert told.returncode == 7
+    assert "remote" in told.error()["message"] or "cannot be changed" in told.error()["message"]
+    assert rules(host_a) == before
+    seen = host_b.kvmctl("-c", host_a.tcp_uri, "port", "list", "-o", "json").json()
+    assert [(row["host_port"], row["active"]) for row in seen] == [(8080, None)]
+    assert "remote" in seen[0]["reason"]
+
+
+def test_what_is_not_in_force_is_told_and_put_back(guests: tuple[Guest, Guest], host_a: Host, host_b: Host) -> None:
+    reserved = host_a.kvmctl("net", "info", "default", "-o", "json").json()["reservations"]
+    assert [entry["mac"] for entry in reserved] == [WEB]
+    trouble = {
+        "nft flush chain inet kvmctl prerouting": "missing from the host's firewall",
+        "nft delete table inet kvmctl": "missing from the host's firewall",
+        "iptables -D FORWARD -j KVMCTL_FWD": "libvirt's own chain rejects it",
+        "iptables -F KVMCTL_FWD": "was emptied",
+        "iptables -D FORWARD -j KVMCTL_FWD && iptables -A FORWARD -j KVMCTL_FWD": "behind it",
+    }
+    for break_it, reason in trouble.items():
+        host_a.run(["sh", "-c", break_it])
+        (row,) = host_a.kvmctl("port", "list", "-o", "json").json()
+        assert row["active"] is False and reason in row["reason"], break_it
+        assert fetch(host_b, host_a.address, 8080).returncode != 0, break_it
+        host_a.kvmctl("port", "sync")
+        assert fetch(host_b, host_a.address, 8080).stdout.strip() == "web", break_it
+    host_a.run(["sh", "-c", "echo 0 >/proc/sys/net/ipv4/ip_forward"])
+    (row,) = host_a.kvmctl("port", "list", "-o", "json").json()
+    host_a.run(["sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"])
+    assert row["active"] is False and "ip_forward" in row["reason"]
+
+
+def test_docker_dropping_in_forward_does_not_stop_it(guests: tuple[Guest, Guest], host_a: Host, host_b: Host) -> None:
+    host_a.run(["iptables", "-P", "FORWARD", "DROP"])
+    try:
+        assert fetch(host_b, host_a.address, 8080).stdout.strip() == "web"
+    finally:
+        host_a.run(["iptables", "-P", "FORWARD", "ACCEPT"])
+
+
+def test_libvirts_nftables_back_end(guests: tuple[Guest, Guest], host_a: Host, host_b: Host) -> None:
+    """What libvirt 10.4 and later make, rule by rule, beside the iptables rules of this one."""
+    table = f"""
+        table ip libvirt_network {{
+            chain forward {{ type filter hook forward priority filter; policy accept;
+                counter jump guest_cross; counter jump guest_input; counter jump guest_output; }}
+            chain guest_output {{
+                ip saddr {host_a.subnet}.0/24 iif "virbr0" counter accept
+                iif "virbr0" counter reject
+            }}
+            chain guest_input {{
+                oif "virbr0" ip daddr {host_a.subnet}.0/24 ct state established,related counter accept
+                oif "virbr0" counter reject
+            }}
+            chain guest_cross {{ iif "virbr0" oif "virbr0" counter accept; }}
+        }}
+    """
+    host_a.run(["nft", "-f", "-"], input=table.replace("jump guest_cross;", "jump guest_cross;"))
+    try:
+        (row,) = host_a.kvmctl("port", "list", "-o", "json").json()
+        assert row["active"] is False and "guest_input" in row["reason"]
+        assert fetch(host_b, host_a.address, 8080).returncode != 0
+        host_a.kvmctl("port", "sync")
+        assert fetch(host_b, host_a.address, 8080).stdout.strip() == "web"
+        host_a.kvmctl("port", "sync")
+        chain = host_a.run(["nft", "list", "chain", "ip", "libvirt_network", "guest_input"]).stdout
+        assert chain.count('comment "kvmctl"') == 1
+        host_a.kvmctl("port", "remove", "web", "8080")
+        chain = host_a.run(["nft", "list", "chain", "ip", "libvirt_network", "guest_input"]).stdout
+        assert "kvmctl" not in chain and rules(host_a) == ""
+    finally:
+        host_a.run(["nft", "delete", "table", "ip", "libvirt_network"])
+        host_a.kvmctl("port", "add", "web", "8080:80")
+
+
+@pytest.mark.parametrize("step", ["iptables-restore", "nft", "reservation", "metadata"])
+def test_a_failure_at_any_step_leaves_everything_as_before(
+    guests: tuple[Guest, Guest], host_a: Host, tmp_path: Path, step: str
+) -> None:
+    def now() -> tuple[str, str, str]:
+        network = host_a.virsh("net-dumpxml", "default").stdout
+        return re.sub(r"packets \d+ bytes \d+", "", rules(host_a)), network, host_a.virsh("dumpxml", "sibling").stdout
+
+    before = now()
+    broken = """
+import runpy, sys
+import kvmctl.operations.{module} as module
+def fail(*args, **kwargs):
+    raise OSError(28, "injected failure")
+{patch}
+sys.argv = ["kvmctl", "port", "add", "sibling", "8099:80"]
+runpy.run_module("kvmctl", run_name="__main__")
+"""
+    program = """
+old = module._run
+def run(*command, input):
+    if command[0] == "{step}":
+        module._run = old
+        fail()
+    return old(*command, input=input)
+module._run = run
+"""
+    patches = {
+        "iptables-restore": ("firewall", program.format(step="iptables-restore")),
+        "nft": ("firewall", program.format(step="nft")),
+        "reservation": ("reservations", "module._update = fail"),
+        "metadata": (
+            "metadata",
+            "old = module.write\ndef write(*a):\n    module.write = old\n    fail()\nmodule.write = write",
+        ),
+    }
+    module, patch = patches[step]
+    script = tmp_path / "broken.py"
+    script.write_text(broken.format(module=module, patch=patch))
+    done = host_a.client([sys.executable, str(script)], env=host_a.environment(), check=False)
+    assert done.returncode == 1 and "injected failure" in done.stderr, done.stderr
+    assert now() == before
+
+
+def test_a_restart_of_the_guest_keeps_its_address_and_ports(
+    guests: tuple[Guest, Guest], host_a: Host, host_b: Host
+) -> None:
+    web, _ = guests
+    address = web.address()
+    host_a.kvmctl("destroy", "web")
+    assert rules(host_a) == ""
+    (row,) = host_a.kvmctl("port", "list", "-o", "json").json()
+    assert (row["active"], row["reason"]) == (False, "the guest is not running")
+    host_a.kvmctl("start", "web")
+    web.text = ""
+    web.open().wait_for("lab: ready")
+    assert web.address() == address
+    assert fetch(host_b, host_a.address, 8080).stdout.strip() == "web"
+
+
+def test_stopping_the_network_and_libvirtd_do_no_harm(guests: tuple[Guest, Guest], host_a: Host, host_b: Host) -> None:
+    host_a.restart_libvirtd()
+    assert fetch(host_b, host_a.address, 8080).stdout.strip() == "web"
+    assert published(host_a) == [("tcp", "0.0.0.0", 8080, 80, True)]
+
+
+def test_user_networking_publishes_through_qemu(
+    host_a: Host, tiny: images.Tiny, vm_name: Callable[[str], str], console: Callable[[Host, str], Guest]
+) -> None:
+    name = vm_name("user")
+    host_a.kvmctl("create", name, *kernel(tiny, "lab.hostname=inner"), "--net", "user", "-p", "9080:80")
+    console(host_a, name).address()
+    assert fetch(host_a, "127.0.0.1", 9080).stdout.strip() == "inner"
+    added = host_a.kvmctl("port", "add", name, "9081:80", "-o", "json").json()
+    assert [(row["vm"], row["address"], row["active"], row["via"]) for row in added] == [
+        (name, "127.0.0.1", True, "user")
+    ]
+    assert fetch(host_a, "127.0.0.1", 9081).stdout.strip() == "inner"
+    clash = host_a.kvmctl("port", "add", name, "9081:81", "-o", "json", check=False)
+    assert clash.returncode == 4
+    host_a.kvmctl("port", "remove", name, "9080")
+    assert fetch(host_a, "127.0.0.1", 9080).returncode == 7
+    host_a.kvmctl("destroy", name)
+    host_a.kvmctl("start", name)
+    console(host_a, name).address()
+    assert fetch(host_a, "127.0.0.1", 9081).stdout.strip() == "inner"
+    host_a.kvmctl("delete", "--yes", name)
+    assert fetch(host_a, "127.0.0.1", 9081).returncode == 7
+
+
+def test_a_guest_that_is_reached_directly_has_no_use_for_it(
+    host_a: Host, tiny: images.Tiny, vm_name: Callable[[str], str]
+) -> None:
+    name = vm_name("direct")
+    host_a.kvmctl("create", name, *kernel(tiny), "--net", "macvtap:lan0", "--no-start")
+    told = host_a.kvmctl("port", "add", name, "9080:80", "-o", "json", check=False)
+    assert told.returncode == 7 and "neither behind NAT" in told.error()["message"]
+    refused = host_a.kvmctl("create", vm_name("x"), *kernel(tiny), "--net", "macvtap:lan0", "-p", "1:2", check=False)
+    assert refused.returncode == 2
