@@ -2,7 +2,7 @@
 
 import datetime
 import uuid as uuids
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import libvirt
@@ -18,15 +18,16 @@ from kvmctl.model.forward import written
 from kvmctl.model.metadata import Forward, Metadata, OwnedVolume
 from kvmctl.model.names import check_new_name
 from kvmctl.model.pci import PciAddress, PciSelector, check_count
-from kvmctl.model.profile import Profile, defaults, hyperv_features
+from kvmctl.model.profile import Profile, hyperv_features
 from kvmctl.model.units import MIB, human_size
-from kvmctl.operations import claim, create_network, disk_sources, hypervisor_files, pools
+from kvmctl.operations import claim, create_network, create_system, disk_sources, hypervisor_files, pools
 from kvmctl.operations.images import Image
 from kvmctl.operations.images import resolve as resolve_image
 from kvmctl.operations.pci import choose
 from kvmctl.operations.pci_host import judge_host
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.seed import Seed, hostname_for
+from kvmctl.preflight import osinfo
 from kvmctl.preflight.accel import AccelChoice, choose_accel
 
 DEFAULT_MEMORY = 2048 * MIB
@@ -62,7 +63,7 @@ class Request:
     pci: tuple[PciSelector, ...] = ()
     firmware: Firmware | None = None
     tpm: bool | None = None
-    profile: Profile = "linux"
+    profile: Profile | None = None
     os: str | None = None
     graphics: Literal["none", "vnc", "spice"] = "vnc"
     sound: bool = False
@@ -168,10 +169,12 @@ def plan(hypervisor: Hypervisor, request: Request, progress: Progress | None = N
     images first, where it stays for the next guest.
     """
     check(request)
+    system = osinfo.find(request.os) if request.os is not None else None
+    profile = request.profile or (system.profile if system is not None else "linux")
     leftover = claim.check_free(hypervisor, request.name)
     hardware, choice, capabilities = _hardware(hypervisor, request)
     _check_limits(capabilities, request)
-    suited = defaults(request.profile, hardware.arch, hardware.machine)
+    suited = create_system.suited(profile, hardware, system)
     uuid = str(uuids.uuid4())
     network = create_network.choose(
         hypervisor,
@@ -180,7 +183,14 @@ def plan(hypervisor: Hypervisor, request: Request, progress: Progress | None = N
         request.nic_model or suited.nic_model,
         leftover.UUIDString() if leftover is not None else None,
     )
-    parts = _Parts(hypervisor, request, suited.disk_bus, suited.cdrom_bus, leftover, progress or Progress())
+    parts = _Parts(
+        hypervisor,
+        replace(request, profile=profile),
+        suited.disk_bus,
+        suited.cdrom_bus,
+        leftover,
+        progress or Progress(),
+    )
     parts.collect()
     metadata = Metadata(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -202,7 +212,7 @@ def plan(hypervisor: Hypervisor, request: Request, progress: Progress | None = N
         cpu=_cpu(capabilities, request, hardware),
         title=request.title,
         description=request.description,
-        profile=request.profile,
+        profile=profile,
         hyperv=hyperv_features(capabilities),
         firmware=request.firmware or suited.firmware,
         tpm=suited.tpm if request.tpm is None else request.tpm,
@@ -214,10 +224,15 @@ def plan(hypervisor: Hypervisor, request: Request, progress: Progress | None = N
         pci=_pci(hypervisor, request),
         graphics=request.graphics,
         sound=request.sound,
-        os_url=None,
+        os_url=system.url if system is not None else None,
         metadata=metadata,
     )
-    warnings = [text for text in (choice.warning, *parts.warnings, *network.warnings) if text]
+    sizes = [volume.capacity_bytes for volume in parts.volumes if volume.volume.role == "disk"]
+    warnings = [
+        text
+        for text in (choice.warning, *create_system.too_little(spec, sizes, system), *parts.warnings, *network.warnings)
+        if text
+    ]
     return Plan(
         request.name,
         uuid,

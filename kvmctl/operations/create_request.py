@@ -52,7 +52,7 @@ def from_options(name: str, given: Mapping[str, Any]) -> Request:
         pci=tuple(PciSelector.parse(text) for text in given.get("pci", ())),
         firmware=given.get("firmware"),
         tpm=given.get("tpm"),
-        profile=given.get("profile") or "linux",
+        profile=given.get("profile"),
         os=given.get("os_id"),
         graphics=given.get("graphics") or "vnc",
         sound=bool(given.get("sound")),

@@ -7,7 +7,7 @@ from typing import Any
 import libvirt
 
 from kvmctl.connection import Hypervisor, explain, is_missing, translated
-from kvmctl.errors import Conflict, UsageProblem
+from kvmctl.errors import Conflict, Refused, UsageProblem
 from kvmctl.model import metadata, xml
 from kvmctl.model.names import harmless
 from kvmctl.model.state import ACTIVE
@@ -56,6 +56,7 @@ def plan(hypervisor: Hypervisor, text: bytes | str) -> Plan:
             f"{name[:80]!a} cannot be the name of a VM" if name else "the domain XML has no <name>",
             "give it one of letters, digits, '_', '.' and '-'",
         )
+    _refuse_xen(tree, name)
     domain = _existing(hypervisor, tree, name)
     if domain is None:
         return Plan(name, xml.raw(tree), None, None, "shutoff")
@@ -67,6 +68,23 @@ def plan(hypervisor: Hypervisor, text: bytes | str) -> Plan:
         if remembered != metadata.Metadata() and metadata.from_domain(tree) == metadata.Metadata():
             metadata.put(tree, remembered)
         return Plan(name, xml.raw(tree), domain, before, state_of(domain))
+
+
+def _refuse_xen(tree: xml.Element, name: str) -> None:
+    """Raise Refused for a guest that runs on Xen alone; libvirt would only say that it lacks a capability."""
+    kind = (tree.findtext("os/type") or "").strip()
+    # "linux" is how libvirt once wrote a paravirtualized guest, before it had "xen" for it.
+    if kind in ("xen", "linux", "xenpvh"):
+        raise Refused(
+            f"{name} is a paravirtualized Xen guest (<type>{kind}</type>): its kernel talks to Xen itself, and KVM "
+            "does not run it",
+            "boot its disk as a full machine: kvmctl create NAME --import DISK",
+        )
+    if tree.get("type") == "xen":
+        raise Refused(
+            f"{name} is a guest of Xen (<domain type='xen'>), which this is not",
+            "change that to <domain type='kvm'>, and its devices to ones that QEMU has",
+        )
 
 
 def _existing(hypervisor: Hypervisor, tree: xml.Element, name: str) -> libvirt.virDomain | None:

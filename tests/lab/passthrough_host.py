@@ -47,8 +47,8 @@ class PassthroughHost:
     def __enter__(self) -> "PassthroughHost":
         try:
             self._start()
-            self._wait_for_agent(300)
-            self.shell("systemctl is-system-running --wait || true; virsh version", timeout=300)
+            self._wait_for_agent(600)
+            self.shell("systemctl is-system-running --wait || true; virsh version", timeout=600)
         except BaseException:
             self.__exit__()
             raise
@@ -145,7 +145,7 @@ class PassthroughHost:
             raise CommandFailed(f"{command}: {answer['error']}")
         return answer["return"]
 
-    def run(self, args: Sequence[str], *, check: bool = True, timeout: float = 120) -> Result:
+    def run(self, args: Sequence[str], *, check: bool = True, timeout: float = 300) -> Result:
         """Run a program on the outer host."""
         started: dict[str, Any] = {"path": args[0], "arg": list(args[1:]), "capture-output": True}
         environment = [
@@ -165,11 +165,11 @@ class PassthroughHost:
             raise CommandFailed(f"{shlex.join(args)}\nexited {result.returncode}\n{result.stdout}\n{result.stderr}")
         return result
 
-    def shell(self, script: str, *, check: bool = True, timeout: float = 120) -> str:
+    def shell(self, script: str, *, check: bool = True, timeout: float = 300) -> str:
         """What a shell script printed on the outer host."""
         return self.run(["/bin/sh", "-c", script], check=check, timeout=timeout).stdout.strip()
 
-    def kvmctl(self, *args: str, check: bool = True, timeout: float = 120) -> Result:
+    def kvmctl(self, *args: str, check: bool = True, timeout: float = 300) -> Result:
         """Run this repository's kvmctl on the outer host."""
         return self.run(["/usr/local/bin/kvmctl", *args], check=check, timeout=timeout)
 
@@ -182,7 +182,7 @@ class PassthroughHost:
         links = " ".join(f"/sys/bus/pci/devices/{address}/driver" for address in addresses)
         return {Path(line).name for line in self.shell(f"for l in {links}; do echo $(readlink $l); done").splitlines()}
 
-    def wait_inside(self, name: str, pattern: str, patience: float = 240) -> re.Match[str]:
+    def wait_inside(self, name: str, pattern: str, patience: float = 600) -> re.Match[str]:
         """Wait until the inner guest ``name`` prints a line of its devices that matches ``pattern``."""
         script = f"p=$(virsh ttyconsole {shlex.quote(name)}) && timeout 3 cat $p"
         end = time.monotonic() + patience
