@@ -114,6 +114,11 @@ start_hypervisor() {
     systemctl start libvirtd.service 2>/dev/null || systemctl start virtqemud.service virtstoraged.service
   else
     # Without systemd nobody starts them. virtlogd keeps the guests' logs.
+    # Without udev /dev/kvm belongs to root alone, and libvirt, which can open it where its guests cannot, starts
+    # every emulator anew each time it is asked anything. This is what udev's own rule would do.
+    if [ -c /dev/kvm ] && getent group kvm >/dev/null && [ "$(stat -c %a /dev/kvm)" = 600 ]; then
+      chgrp kvm /dev/kvm && chmod 660 /dev/kvm
+    fi
     mkdir -p /run/libvirt
     [ -S /run/libvirt/virtlogd-sock ] || virtlogd --daemon
     libvirtd --daemon --pid-file /run/libvirt/libvirtd.pid

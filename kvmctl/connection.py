@@ -150,6 +150,13 @@ class Hypervisor:
         return urlsplit(self.uri).hostname
 
     @cached_property
+    def capabilities(self) -> str:
+        """libvirt's ``<capabilities>``, asked for once: some libvirtd start every emulator to answer."""
+        with translated(self.uri):
+            text: str = self.conn.getCapabilities()
+        return text
+
+    @cached_property
     def query(self) -> dict[str, list[str]]:
         """The parameters after the URI's ``?``."""
         from urllib.parse import parse_qs, urlsplit

@@ -258,8 +258,7 @@ def _with_boot(element: xml.Element, request: Request, parts: "_Parts", index: i
 
 
 def _hardware(hypervisor: Hypervisor, request: Request) -> tuple[domains.Hardware, AccelChoice, xml.Element]:
-    with translated(hypervisor.uri):
-        host = xml.parse(hypervisor.conn.getCapabilities(), "capabilities", "capabilities")
+    host = xml.parse(hypervisor.capabilities, "capabilities", "capabilities")
     arch = request.arch or host.findtext("host/cpu/arch") or "x86_64"
     guests = {g.get("name", ""): g for g in host.iterfind("guest/arch") if g.getparent().findtext("os_type") == "hvm"}  # type: ignore[union-attr]
     if arch not in guests:

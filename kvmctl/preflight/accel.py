@@ -10,7 +10,7 @@ from typing import Literal
 
 import libvirt
 
-from kvmctl.connection import Hypervisor, translated
+from kvmctl.connection import Hypervisor
 from kvmctl.errors import Refused, UsageProblem
 from kvmctl.model import capabilities, xml
 from kvmctl.model.capabilities import Capabilities
@@ -44,8 +44,7 @@ def choose_accel(hypervisor: Hypervisor, requested: str = "auto", arch: str | No
     """
     if requested not in ("auto", "kvm", "tcg"):
         raise UsageProblem(f"{requested!a} is no accelerator", "give auto, kvm or tcg")
-    with translated(hypervisor.uri):
-        found = capabilities.read(hypervisor.conn.getCapabilities())
+    found = capabilities.read(hypervisor.capabilities)
     guest = found.guest(arch)
     if guest is None:
         raise Refused(
