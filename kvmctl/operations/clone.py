@@ -10,7 +10,7 @@ from kvmctl.connection import Hypervisor, is_missing, translated
 from kvmctl.model import clone as copies
 from kvmctl.model import xml
 from kvmctl.model.metadata import OwnedVolume
-from kvmctl.operations import claim, clone_disks, clone_seed, forwards, freeze, pools
+from kvmctl.operations import claim, clone_disks, clone_seed, freeze, pools, ports
 from kvmctl.operations.clone_plan import Copy, Plan, disks_as_dicts
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.seed import hostname_for
@@ -112,7 +112,7 @@ def _start(hypervisor: Hypervisor, copy: Copy, undo: Undo) -> None:
         domain = hypervisor.conn.lookupByUUIDString(copy.identity.uuid)
         domain.create()
         undo.add(f"power off {copy.identity.name}", lambda: power_off(domain))
-        forwards.reapply(hypervisor, domain)
+        ports.reapply(hypervisor, domain)
 
 
 def power_off(domain: libvirt.virDomain) -> None:

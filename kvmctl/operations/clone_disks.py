@@ -86,7 +86,7 @@ def copy_nvram(hypervisor: Hypervisor, path: str, name: str, undo: Undo) -> str 
     folder, file_name = posixpath.split(path)
     suffix = posixpath.splitext(file_name)[1] or ".fd"
     wanted = f"{name}_VARS{suffix}"
-    with _pool_at(hypervisor, folder) as pool:
+    with pool_at(hypervisor, folder) as pool:
         source = pools.find_volume(pool, file_name)
         if source is None:
             return None
@@ -96,19 +96,20 @@ def copy_nvram(hypervisor: Hypervisor, path: str, name: str, undo: Undo) -> str 
             raise Refused(f"the UEFI variables in {path} have {size} bytes, which no firmware has")
         data = read_at(source, 0, size)
         pools.upload(pool, wanted, data, len(data))
-    undo.add(f"delete {wanted}", lambda: _delete_at(hypervisor, folder, wanted))
+    undo.add(f"delete {wanted}", lambda: delete_at(hypervisor, folder, wanted))
     return posixpath.join(folder, wanted)
 
 
-def _delete_at(hypervisor: Hypervisor, folder: str, name: str) -> None:
-    with _pool_at(hypervisor, folder) as pool:
+def delete_at(hypervisor: Hypervisor, folder: str, name: str) -> None:
+    """Delete a file of a directory, if it is there."""
+    with pool_at(hypervisor, folder) as pool:
         volume = pools.find_volume(pool, name)
         if volume is not None:
             volume.delete(0)
 
 
 @contextlib.contextmanager
-def _pool_at(hypervisor: Hypervisor, folder: str) -> Iterator[libvirt.virStoragePool]:
+def pool_at(hypervisor: Hypervisor, folder: str) -> Iterator[libvirt.virStoragePool]:
     """A storage pool of the directory: one that is there, or one for this moment."""
     with translated(hypervisor.uri):
         for pool in hypervisor.conn.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):

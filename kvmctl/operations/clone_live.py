@@ -6,29 +6,21 @@ own, and libvirt restores a second guest from it: paused, every cable out. It go
 identity of its own inside, and a new card with the new MAC takes the place of the one that the memory knows.
 """
 
-import contextlib
 import time
 from typing import Any
 
 import libvirt
 
-from kvmctl.connection import Hypervisor, explain, translated
+from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import Refused
 from kvmctl.model import clone as copies
 from kvmctl.model import save_image, xml
-from kvmctl.model.metadata import OwnedVolume
-from kvmctl.model.units import human_size
-from kvmctl.operations import clone, clone_identity, freeze, pools
+from kvmctl.operations import clone, clone_identity, freeze, memory_file, pools
 from kvmctl.operations.abortable import abortable
 from kvmctl.operations.clone_plan import Copy, Plan
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.undo import Undo
-from kvmctl.operations.volume_reader import find_by_path, read_at
 from kvmctl.preflight.snapshots import disks_of
-
-# A guest that writes its memory faster than the file takes it would never be done: after so many seconds it is
-# stopped for the rest.
-CONVERGE_SECONDS = 30.0
 
 
 def run(hypervisor: Hypervisor, plan: Plan, progress: Progress | None = None) -> list[dict[str, Any]]:
@@ -40,13 +32,13 @@ def run(hypervisor: Hypervisor, plan: Plan, progress: Progress | None = None) ->
     progress = progress or Progress()
     assert plan.memory is not None
     domain = hypervisor.find(plan.source)
-    _check_room(hypervisor, domain, plan.memory)
+    memory_file.check_room(hypervisor, domain, plan.memory)
     began = time.monotonic()
     rows = []
     with Undo() as undo:
         _prepare(hypervisor, domain, plan, undo, progress)
         pause = _freeze(hypervisor, domain, plan, undo, progress)
-        file = _memory_file(hypervisor, plan.memory)
+        file = memory_file.head(hypervisor, plan.memory)
         for copy in plan.copies:
             progress.step(f"starting {copy.identity.name}")
             _restore(hypervisor, plan, copy, file, undo)
@@ -57,18 +49,6 @@ def run(hypervisor: Hypervisor, plan: Plan, progress: Progress | None = None) ->
             rows.append({**clone.row(plan, copy, seconds), "pause_ms": pause, "warnings": warnings})
         undo.keep()
     return rows
-
-
-def _check_room(hypervisor: Hypervisor, domain: libvirt.virDomain, memory: OwnedVolume) -> None:
-    with translated(hypervisor.uri):
-        available = pools.ensure_pool(hypervisor, memory.pool).info()[3]
-        used = domain.memoryStats().get("rss", 0) * 1024
-    if used > available:
-        raise Refused(
-            f"the storage pool {memory.pool} has {human_size(available)} free, and the memory of {domain.name()} "
-            f"needs about {human_size(used)} there for a moment",
-            "make room, or give another --pool",
-        )
 
 
 def _prepare(hypervisor: Hypervisor, domain: libvirt.virDomain, plan: Plan, undo: Undo, progress: Progress) -> None:
@@ -98,98 +78,11 @@ def _freeze(
     assert memory.path is not None
     request = xml.text(freeze.snapshot_request(domain, moved, memory.path))
     flags = freeze.RUNNING_FLAGS | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_LIVE
-    undo.add(f"delete {memory.path}", lambda: _delete_memory(hypervisor, memory))
+    undo.add(f"delete {memory.path}", lambda: memory_file.delete(hypervisor, memory))
     undo.add(f"merge the disks of {plan.source} again", lambda: freeze.merge_back(hypervisor, domain, moved))
-    text = f"copying the memory of {plan.source}"
-    progress.step(text)
-    patience = _Patience(domain, progress, text)
-    with _Pause(hypervisor, domain) as pause:
-        try:
-            abortable(lambda: domain.snapshotCreateXML(request, flags), domain.abortJob, patience.look)
-        except libvirt.libvirtError as error:
-            raise explain(error, hypervisor.uri) from error
-        finally:
-            patience.end()
-        milliseconds = pause.milliseconds()
+    milliseconds = memory_file.write(hypervisor, domain, request, flags, progress)
     pools.refresh(pools.ensure_pool(hypervisor, memory.pool))
     return milliseconds
-
-
-def _delete_memory(hypervisor: Hypervisor, memory: OwnedVolume) -> None:
-    pools.refresh(pools.ensure_pool(hypervisor, memory.pool))
-    pools.delete_volume(hypervisor, memory.pool, memory.name)
-
-
-class _Patience:
-    """Looks after the writing of the memory: tells how far it is, and stops a guest that would never be done."""
-
-    def __init__(self, domain: libvirt.virDomain, progress: Progress, text: str) -> None:
-        self.domain, self.progress, self.text = domain, progress, text
-        self.until = time.monotonic() + CONVERGE_SECONDS
-        self.stopped = False
-
-    def look(self) -> None:
-        """Called every now and then."""
-        stats = self.domain.jobStats(0)
-        total, done = stats.get("data_total"), stats.get("data_processed")
-        if total and done is not None:
-            self.progress.amount(self.text, min(done, total), total)
-        if not self.stopped and time.monotonic() > self.until:
-            self.stopped = True
-            self.domain.suspend()
-
-    def end(self) -> None:
-        """Let a guest that was stopped run on."""
-        if self.stopped and self.domain.state(0)[0] == libvirt.VIR_DOMAIN_PAUSED:
-            self.domain.resume()
-
-
-class _Pause:
-    """How long a guest stood still, by libvirt's own events."""
-
-    def __init__(self, hypervisor: Hypervisor, domain: libvirt.virDomain) -> None:
-        self._conn = hypervisor.conn
-        self._domain = domain
-        self._number: int | None = None
-        self._since: float | None = None
-        self._total = 0.0
-        self._seen = False
-
-    def __enter__(self) -> "_Pause":
-        with contextlib.suppress(libvirt.libvirtError):
-            self._number = self._conn.domainEventRegisterAny(
-                self._domain, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._event, None
-            )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._number is not None:
-            with contextlib.suppress(libvirt.libvirtError):
-                self._conn.domainEventDeregisterAny(self._number)
-
-    def _event(self, _conn: object, _domain: object, event: int, _detail: int, _opaque: object) -> None:
-        now = time.monotonic()
-        if event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED and self._since is None:
-            self._since = now
-        elif event == libvirt.VIR_DOMAIN_EVENT_RESUMED and self._since is not None:
-            self._total += now - self._since
-            self._since, self._seen = None, True
-
-    def milliseconds(self) -> int | None:
-        """The pause, after waiting a moment for an event that is still on its way."""
-        until = time.monotonic() + 1.0
-        while not self._seen and self._number is not None and time.monotonic() < until:
-            time.sleep(0.01)
-        return round(self._total * 1000) if self._seen else None
-
-
-def _memory_file(hypervisor: Hypervisor, memory: OwnedVolume) -> tuple[libvirt.virStorageVol, save_image.SaveImage]:
-    """The volume that libvirt wrote, and its head as it wrote it."""
-    volume = find_by_path(hypervisor, memory.path or "")
-    if volume is None:
-        raise Refused(f"the memory file {memory.path} is not in the storage pool {memory.pool}")
-    length = save_image.head_length(read_at(volume, 0, save_image.HEADER_SIZE))
-    return volume, save_image.parse(read_at(volume, 0, length))
 
 
 def _restore(
@@ -203,7 +96,7 @@ def _restore(
     volume, image = file
     path = volume.path()
     tree = definition(xml.parse(image.xml, "saved guest's XML", "domain"), plan, copy)
-    _write_head(volume, save_image.head(save_image.with_xml(image, xml.raw(tree))))
+    memory_file.write_head(volume, save_image.head(save_image.with_xml(image, xml.raw(tree))))
     clone.define(hypervisor, plan, copy, undo)
     with translated(hypervisor.uri):
         undo.add(f"power off {copy.identity.name}", lambda: _power_off(hypervisor, copy))
@@ -229,19 +122,6 @@ def definition(tree: xml.Element, plan: Plan, copy: Copy) -> xml.Element:
     copies.cut_network(tree)
     copies.remember(tree, copy.metadata)
     return tree
-
-
-def _write_head(volume: libvirt.virStorageVol, data: bytes) -> None:
-    stream = volume.connect().newStream(0)
-    try:
-        volume.upload(stream, 0, len(data), 0)
-        while data:
-            data = data[stream.send(data[: pools.CHUNK]) :]
-        stream.finish()
-    except libvirt.libvirtError as error:
-        with contextlib.suppress(libvirt.libvirtError):
-            stream.abort()
-        raise explain(error) from error
 
 
 def _power_off(hypervisor: Hypervisor, copy: Copy) -> None:

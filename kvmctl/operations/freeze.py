@@ -270,7 +270,7 @@ def quiesced(domain: libvirt.virDomain) -> bool:
 
 def unfreeze(hypervisor: Hypervisor, domain: libvirt.virDomain, moved: Sequence[Layer]) -> None:
     """Undo a freeze() of a running guest that nobody stands on: its disks are as they were before."""
-    overlays = {layer.overlay for layer in moved}
+    overlays = {(layer.overlay.pool, layer.overlay.name) for layer in moved if layer.overlay is not None}
     bases = {layer.base for layer in moved}
     merge_back(hypervisor, domain, moved)
     with translated(hypervisor.uri):
@@ -278,6 +278,6 @@ def unfreeze(hypervisor: Hypervisor, domain: libvirt.virDomain, moved: Sequence[
         volumes = tuple(
             replace(volume, role="disk") if volume.path in bases and volume.role == "base" else volume
             for volume in now.volumes
-            if volume not in overlays
+            if (volume.pool, volume.name) not in overlays
         )
         metadata.write(domain, replace(now, volumes=volumes))

@@ -3,7 +3,7 @@
 import contextlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import libvirt
 
@@ -12,7 +12,7 @@ from kvmctl.errors import Conflict, KvmctlError, Refused
 from kvmctl.model import snapshot as model
 from kvmctl.model import xml
 from kvmctl.model.snapshot import Location
-from kvmctl.operations import snapshots
+from kvmctl.operations import snapshots, snapshots_external
 from kvmctl.operations.abortable import abortable
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.undo import Undo
@@ -31,9 +31,18 @@ class Plan:
     state: str
     memory: bool
     quiesce: bool
+    files: snapshots_external.Files | None = None
+    # Disks that stay out of it: read-only ones.
+    others: tuple[str, ...] = ()
 
     def request(self) -> xml.Element:
         """The ``<domainsnapshot>`` for libvirt."""
+        if self.files is not None:
+            memory_file = self.files.memory.path if self.files.memory is not None else None
+            overlays: dict[str, str | None] = dict.fromkeys(self.others)
+            overlays |= {layer.target: layer.overlay.path for layer in self.files.layers if layer.overlay is not None}
+            memory: Literal["no"] | None = None if memory_file else "no"
+            return model.request(self.name, self.description, memory=memory, memory_file=memory_file, disks=overlays)
         return model.request(self.name, self.description, memory="internal" if self.memory else None)
 
     def as_dict(self) -> dict[str, Any]:
@@ -93,7 +102,10 @@ def plan(
         )
     location = _location(vm, tree, existing, wants_external=external or (active and disk_only), memory=memory)
     if location == "external":
-        raise Refused(f"{vm} can have no internal snapshot")
+        files = snapshots_external.plan_files(hypervisor, domain, tree, name, memory=memory)
+        covered = {layer.target for layer in files.layers}
+        others = tuple(disk.target for disk in preflight.disks_of(tree) if disk.target not in covered)
+        return Plan(vm, name, description, "external", state, memory, quiesce, files, others)
     if not known:
         _check_images(hypervisor, vm, tree, name)
     return Plan(vm, name, description, "internal", state, memory, quiesce)
@@ -167,7 +179,12 @@ def run(hypervisor: Hypervisor, plan_: Plan, progress: Progress | None = None) -
     domain = hypervisor.find(plan_.vm)
     progress.step(f"taking snapshot {plan_.name} of {plan_.vm}")
     with Undo() as undo:
-        _create_internal(domain, plan_, undo)
+        if plan_.files is not None:
+            snapshots_external.create(
+                hypervisor, domain, plan_.request(), plan_.files, undo, progress, quiesce=plan_.quiesce
+            )
+        else:
+            _create_internal(domain, plan_, undo)
         undo.keep()
     return snapshots.one(domain, plan_.name).as_dict()
 

@@ -9,7 +9,7 @@ from kvmctl.connection import Hypervisor, explain, translated
 from kvmctl.errors import KvmctlError
 from kvmctl.model import snapshot as model
 from kvmctl.model.snapshot import Snapshot
-from kvmctl.operations import snapshots
+from kvmctl.operations import snapshots, snapshots_external
 from kvmctl.operations.abortable import abortable
 from kvmctl.operations.progress import Progress
 
@@ -61,8 +61,7 @@ def run(hypervisor: Hypervisor, plan_: Plan, progress: Progress | None = None) -
     for snapshot in plan_.gone:
         progress.step(f"deleting snapshot {snapshot.shown_name} of {plan_.vm}")
         try:
-            found = domain.snapshotLookupByName(snapshot.name, 0)
-            abortable(lambda found=found: found.delete(0))  # type: ignore[misc]
+            delete_one(hypervisor, domain, snapshot)
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT:
                 rows.append({"name": snapshot.shown_name, "vm": plan_.vm, "changed": False})
@@ -71,6 +70,15 @@ def run(hypervisor: Hypervisor, plan_: Plan, progress: Progress | None = None) -
             raise _with_progress(failure, snapshot, rows) from error
         rows.append({"name": snapshot.shown_name, "vm": plan_.vm, "changed": True})
     return rows
+
+
+def delete_one(hypervisor: Hypervisor, domain: libvirt.virDomain, snapshot: Snapshot) -> None:
+    """Delete one snapshot, with its files where it has any. Raises libvirtError where it is not there."""
+    found = domain.snapshotLookupByName(snapshot.name, 0)
+    if snapshot.location == "external":
+        snapshots_external.delete(hypervisor, domain, snapshot)
+    else:
+        abortable(lambda: found.delete(0))
 
 
 def _with_progress(failure: KvmctlError, snapshot: Snapshot, rows: list[dict[str, Any]]) -> KvmctlError:

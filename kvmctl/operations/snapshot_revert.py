@@ -12,7 +12,7 @@ from kvmctl.model import snapshot as model
 from kvmctl.model import xml
 from kvmctl.model.metadata import Metadata
 from kvmctl.model.snapshot import Snapshot
-from kvmctl.operations import metadata, ports, snapshot_create, snapshots
+from kvmctl.operations import metadata, ports, snapshot_create, snapshot_delete, snapshots, snapshots_external
 from kvmctl.operations.abortable import abortable
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.undo import Undo
@@ -36,6 +36,7 @@ class Plan:
     old_slots: tuple[str, ...]
     after: str | None
     remembered: Metadata
+    moment: snapshots_external.Moment | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--dry-run``: ``{vm, name, state, kept_as, replaces}``."""
@@ -76,7 +77,11 @@ def plan(
             f"{vm} is saved, and the memory waiting in that file belongs to the disks as they are now",
             f"'kvmctl start {vm}' first, so that the present can be kept; or --discard it",
         )
-    _check_target(hypervisor, vm, target, then)
+    moment = None
+    if target.location == "external":
+        moment = snapshots_external.plan_return(hypervisor, domain, target)
+    else:
+        _check_target(hypervisor, vm, target, then)
     kept: snapshot_create.Plan | None = None
     old_slots: tuple[str, ...] = ()
     if not discard:
@@ -84,7 +89,7 @@ def plan(
         kept = _plan_keep(hypervisor, vm, keep or slot, target, slot=keep is None)
         if keep is None:
             old_slots = tuple(slot for slot in model.SLOT_NAMES if slot in known)
-    return Plan(vm, target, state, kept, old_slots, after, remembered)
+    return Plan(vm, target, state, kept, old_slots, after, remembered, moment)
 
 
 def _plan_keep(hypervisor: Hypervisor, vm: str, name: str, target: Snapshot, *, slot: bool) -> snapshot_create.Plan:
@@ -139,7 +144,8 @@ def run(hypervisor: Hypervisor, plan_: Plan, progress: Progress | None = None) -
             _keep(hypervisor, domain, plan_, progress)
             undo.add(f"return {plan_.vm} to the present", lambda: _return(hypervisor, domain, plan_))
         progress.step(f"going to snapshot {plan_.target.shown_name} of {plan_.vm}")
-        _go(domain, plan_)
+        left = snapshots_external.written_files(domain)
+        _go(hypervisor, domain, plan_, undo)
         undo.keep()
     with translated(hypervisor.uri):
         _put_back_metadata(domain, plan_.remembered)
@@ -148,7 +154,10 @@ def run(hypervisor: Hypervisor, plan_: Plan, progress: Progress | None = None) -
             progress.warn(failure)
         if plan_.target.name in plan_.old_slots:
             # The slot was the way back and has been taken: from now on it holds what was left just now.
-            domain.snapshotLookupByName(plan_.target.name, 0).delete(0)
+            snapshot_delete.delete_one(hypervisor, domain, snapshots.one(domain, plan_.target.name))
+        if plan_.moment is not None:
+            # The overlays that the guest stood on a moment ago: what was kept of it stands on what is below them.
+            snapshots_external.sweep(hypervisor, domain, left)
         state = snapshots.state_of(domain)
     return {
         "name": plan_.target.shown_name,
@@ -164,23 +173,29 @@ def _keep(hypervisor: Hypervisor, domain: libvirt.virDomain, plan_: Plan, progre
     with translated(hypervisor.uri):
         for name in plan_.old_slots:
             if name != plan_.target.name:
-                domain.snapshotLookupByName(name, 0).delete(0)
+                snapshot_delete.delete_one(hypervisor, domain, snapshots.one(domain, name))
     # What the guest is now may differ from what plan() saw: it may have been stopped or started since.
     state = snapshots.state_of(domain)
     kept = plan_.keep
-    if state != kept.state:
+    if state != kept.state or (kept.files is not None and plan_.old_slots):
+        # Or the old slot's overlays were merged just now, and the disks are other files.
         kept = snapshot_create.plan(
             hypervisor, plan_.vm, kept.name, description=kept.description, slot=kept.name in model.SLOT_NAMES
         )
     snapshot_create.run(hypervisor, kept, progress)
 
 
-def _go(domain: libvirt.virDomain, plan_: Plan) -> None:
+def _go(hypervisor: Hypervisor, domain: libvirt.virDomain, plan_: Plan, undo: Undo) -> None:
     with translated():
         if domain.isPersistent() and domain.hasManagedSaveImage(0):
             # --discard: the saved memory goes with the rest of the present.
             domain.managedSaveRemove(0)
-    _revert(domain, plan_.target.name, plan_.after)
+    if plan_.moment is not None:
+        # Planned anew: keeping the present has taken names, and may have merged what stood on an old slot.
+        moment = snapshots_external.plan_return(hypervisor, domain, plan_.target)
+        snapshots_external.go(hypervisor, domain, moment, plan_.after, undo)
+    else:
+        _revert(domain, plan_.target.name, plan_.after)
 
 
 def _revert(domain: libvirt.virDomain, name: str, after: str | None) -> None:
@@ -207,6 +222,14 @@ def _revert(domain: libvirt.virDomain, name: str, after: str | None) -> None:
 def _return(hypervisor: Hypervisor, domain: libvirt.virDomain, plan_: Plan) -> None:
     """Back to the moment that was kept, and drop the copy of it: all is as before the command."""
     assert plan_.keep is not None
+    kept = snapshots.one(domain, plan_.keep.name)
+    if kept.location == "external":
+        moment = snapshots_external.plan_return(hypervisor, domain, kept)
+        with Undo() as undo:
+            snapshots_external.go(hypervisor, domain, moment, None, undo)
+            undo.keep()
+        snapshot_delete.delete_one(hypervisor, domain, kept)
+        return
     _revert(domain, plan_.keep.name, None)
     _put_back_metadata(domain, plan_.remembered)
     domain.snapshotLookupByName(plan_.keep.name, 0).delete(0)
