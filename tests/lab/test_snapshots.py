@@ -157,3 +157,74 @@ def test_what_cannot_be_is_refused_and_changes_nothing(
     assert set(names(host_a, vm)) == {"one"}
     host_a.kvmctl("snapshot", "delete", vm, "one", "-y")
     assert names(host_a, vm) == {}
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_external_snapshots_go_back_and_forth_and_leave_no_file(
+    host_a: Host, tiny: images.Tiny, console: Open, vm_name: Callable[[str], str]
+) -> None:
+    vm = vm_name("ext")
+    create(host_a, tiny, vm)
+    guest = console(host_a, vm).ready()
+    guest.run(COUNTER)
+    write(guest, "one")
+    one = host_a.kvmctl("snapshot", "create", vm, "one", "--external", "-o", "json").json()
+    assert (one["location"], one["memory"], one["state"]) == ("external", True, "running")
+    guest.run(BUMP)
+    write(guest, "two")
+    # All of one VM's snapshots are of one kind.
+    assert host_a.kvmctl("snapshot", "create", vm, "two", "-o", "json").json()["location"] == "external"
+    guest.run(BUMP)
+    write(guest, "three")
+    for target, expected in (("one", "one 0"), ("two", "two 1"), ("before-revert", "one 1"), ("two", "two 1")):
+        host_a.kvmctl("snapshot", "revert", vm, target)
+        guest = console(host_a, vm).ready()
+        assert f"{read(guest)} {guest.run('cat /tmp/count')}" == expected
+        guest.run(BUMP)
+        assert guest.run("cat /tmp/count") == str(int(expected[-1]) + 1)
+        guest.close()
+    lines = host_a.kvmctl("snapshot", "tree", vm).stdout.splitlines()
+    assert [line.strip("│├└─ ").split("  ")[0] for line in lines] == [
+        vm,
+        "one",
+        "two",
+        "● you are here (running)",
+        "before-revert",
+    ]
+    host_a.kvmctl("snapshot", "delete", vm, "two", "one", "before-revert", "-y")
+    kept = [path for path in host_a.files() if vm in path]
+    assert not [path for path in kept if path.endswith(".memory")]
+    guest = console(host_a, vm).ready()
+    assert read(guest) == "two"
+    guest.close()
+    host_a.kvmctl("delete", vm, "-y")
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_disks_alone_and_raw_disks_of_a_stopped_guest(
+    host_a: Host, tiny: images.Tiny, console: Open, vm_name: Callable[[str], str]
+) -> None:
+    vm = vm_name("raw")
+    create(host_a, tiny, vm, disk="64M,format=raw")
+    guest = console(host_a, vm).ready()
+    guest.wait_for("agent started")
+    write(guest, "first")
+    refused = host_a.kvmctl("snapshot", "create", vm, "x", "--quiesce", "-o", "json", check=False)
+    assert refused.returncode == 7
+    disks = host_a.kvmctl("snapshot", "create", vm, "disks", "--disk-only", "--quiesce", "-o", "json").json()
+    assert (disks["location"], disks["memory"]) == ("external", False)
+    write(guest, "second")
+    guest.close()
+    host_a.kvmctl("destroy", vm)
+    assert host_a.kvmctl("snapshot", "create", vm, "off", "-o", "json").json()["location"] == "external"
+    back = host_a.kvmctl("snapshot", "revert", vm, "disks", "--running", "-o", "json").json()
+    assert back["state"] == "running"
+    guest = console(host_a, vm).ready()
+    assert read(guest) == "first"
+    guest.close()
+    host_a.kvmctl("snapshot", "revert", vm, "off")
+    host_a.kvmctl("start", vm)
+    guest = console(host_a, vm).ready()
+    assert read(guest) == "second"
+    guest.close()
+    host_a.kvmctl("delete", vm, "-y")
