@@ -182,7 +182,10 @@ def start(app: App, name: str) -> None:
     """
     from kvmctl.operations import networks
 
-    _acted(app, networks.start(app.connect(), name), "started", "was running already")
+    found = networks.start(app.connect(), name)
+    _acted(app, found, "started", "was running already")
+    if found["reattached"]:
+        output.info(app, f"in it again: {', '.join(found['reattached'])}")
 
 
 @net.command()

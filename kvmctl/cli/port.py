@@ -137,9 +137,10 @@ def remove(app: App, vm: str, forwards: tuple[str, ...], all_: bool) -> None:
 
 
 @port.command()
+@click.option("--patient", is_flag=True, hidden=True, help="Wait up to a minute for libvirt (used by its hooks).")
 @everywhere
 @click.pass_obj
-def sync(app: App) -> None:
+def sync(app: App, patient: bool) -> None:
     """Make the host's firewall rules what the running guests ask for.
 
     libvirt's hooks do this whenever a guest or network starts or stops ('kvmctl host setup' installs them);
@@ -151,7 +152,7 @@ def sync(app: App) -> None:
     """
     from kvmctl.operations import ports
 
-    count = ports.sync(app.connect())
+    count = ports.repair(ports.patiently(app.connect) if patient else app.connect())
     output.show_one(
         app, {"active": count}, lambda: f"{count} published port{'' if count == 1 else 's'} in force", "active"
     )

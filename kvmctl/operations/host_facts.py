@@ -17,7 +17,7 @@ import libvirt
 
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import KvmctlError, UsageProblem
-from kvmctl.operations import networks, pools
+from kvmctl.operations import hooks, networks, pools
 from kvmctl.preflight import host_cpu, host_kvm
 from kvmctl.preflight.host_root import Root
 
@@ -70,6 +70,7 @@ class Facts:
     groups: tuple[str, ...]
     network: Thing
     pool: Thing
+    hooks: tuple[str, ...] = ()
 
 
 def look(connect: Callable[[], Hypervisor]) -> Facts:
@@ -111,6 +112,7 @@ def look(connect: Callable[[], Hypervisor]) -> Facts:
         groups=tuple(_missing_groups(user, session)),
         network=network,
         pool=pool,
+        hooks=() if session else tuple(hooks.missing()),
     )
 
 

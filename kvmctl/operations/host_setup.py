@@ -13,7 +13,7 @@ from typing import Any
 
 from kvmctl.connection import Hypervisor
 from kvmctl.errors import KvmctlError
-from kvmctl.operations import host_facts
+from kvmctl.operations import hooks, host_facts
 from kvmctl.operations.host_facts import Facts, Thing
 
 _MODULAR = ("virtqemud", "virtnetworkd", "virtstoraged", "virtnodedevd", "virtsecretd", "virtinterfaced", "virtlogd")
@@ -64,6 +64,19 @@ def _pool(state: Thing) -> Step:
     )
 
 
+def _hooks(facts: Facts) -> Step:
+    why = f"libvirt has no hook for {', '.join(facts.hooks)}, so published ports would not follow its starts and stops"
+
+    def install(_hypervisor: Hypervisor) -> str:
+        written = ", ".join(hooks.install())
+        if not facts.systemd:
+            return f"{written}; libvirtd sees hooks only when it starts, and was not restarted"
+        _command(("systemctl", "try-restart", "libvirtd.service", "virtqemud.service", "virtnetworkd.service"))
+        return f"{written}; libvirt was restarted to see them, which guests do not notice"
+
+    return Step("hooks", why, through=install, typed="kvmctl host setup", needs_root=True)
+
+
 def decide(facts: Facts) -> list[Step]:
     """What is to be done, in order; nothing where all is well.
 
@@ -87,6 +100,7 @@ def decide(facts: Facts) -> list[Step]:
     if facts.error is None or facts.root:
         steps += [_network(facts.network)] if facts.network != "ready" else []
         steps += [_pool(facts.pool)] if facts.pool != "ready" else []
+        steps += [_hooks(facts)] if facts.hooks else []
     return steps
 
 

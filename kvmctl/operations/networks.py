@@ -2,6 +2,8 @@
 
 import contextlib
 import ipaddress
+import os
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,7 +12,7 @@ from typing import Any
 import libvirt
 
 from kvmctl.connection import Hypervisor, is_missing, translated
-from kvmctl.errors import Conflict, NotFound, UsageProblem
+from kvmctl.errors import Conflict, KvmctlError, NotFound, UsageProblem
 from kvmctl.model import network as model
 from kvmctl.model import xml
 from kvmctl.model.names import check_new_name
@@ -274,13 +276,46 @@ def create(hypervisor: Hypervisor, plan: Plan) -> dict[str, Any]:
 
 
 def start(hypervisor: Hypervisor, name: str) -> dict[str, Any]:
-    """Start it; row() and ``changed``."""
+    """Start it; row(), ``changed`` and ``reattached``, the guests that had run on without it and are in it again."""
     network = find(hypervisor, name)
     with translated(hypervisor.uri):
         changed = not network.isActive()
         if changed:
             network.create()
-        return {**row(network, read(network)), "changed": changed}
+        reattached = reattach(hypervisor) if changed else []
+        return {**row(network, read(network)), "changed": changed, "reattached": reattached}
+
+
+def reattach(hypervisor: Hypervisor) -> list[str]:
+    """Plug running guests into the bridges of their networks again; their names.
+
+    A network that is stopped takes its bridge away, and starting it makes a new one without the guests'
+    devices: libvirt puts them back only when it starts itself. Nothing is done where the host's
+    interfaces cannot be changed from here.
+    """
+    host = hostnet.look(hypervisor)
+    if host is None or os.geteuid() != 0:
+        return []
+    bridges = {
+        what.name: what.bridge
+        for network, what in everything(hypervisor)
+        if what.mode in model.OWN_BRIDGE and what.bridge is not None and network.isActive()
+    }
+    found: dict[str, None] = {}
+    for card in cards.everywhere(hypervisor):
+        bridge = bridges.get(card.source or "") if card.live and card.kind == "network" else None
+        link = host.links.get(card.target or "")
+        if bridge is not None and bridge in host.links and link is not None and link.master is None:
+            _join(link.name, bridge)
+            found[card.vm] = None
+    return list(found)
+
+
+def _join(device: str, bridge: str) -> None:
+    command = ["ip", "link", "set", "dev", device, "master", bridge]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    if done.returncode != 0:
+        raise KvmctlError(f"{device} could not be put into the bridge {bridge}: {done.stderr.strip()}")
 
 
 def stop(hypervisor: Hypervisor, name: str, *, force: bool = False) -> dict[str, Any]:

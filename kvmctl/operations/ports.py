@@ -8,14 +8,15 @@ runs at every start and stop, too).
 
 import contextlib
 import ipaddress
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import libvirt
 
 from kvmctl.connection import Hypervisor, is_missing, translated
-from kvmctl.errors import Conflict, KvmctlError, Refused, UsageProblem
+from kvmctl.errors import Conflict, ConnectionFailed, KvmctlError, Refused, UsageProblem
 from kvmctl.model import metadata as model
 from kvmctl.model import xml
 from kvmctl.model.forward import parse_selection, written
@@ -322,6 +323,24 @@ def settle(hypervisor: Hypervisor, domain: libvirt.virDomain) -> None:
 
 
 # ---------------------------------------------------------------- the rules
+
+
+def patiently(connect: Callable[[], Hypervisor], seconds: float = 60) -> Hypervisor:
+    """The connection, waited for: libvirt's hooks run while it is still starting."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return connect()
+        except ConnectionFailed:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.5)
+
+
+def repair(hypervisor: Hypervisor) -> int:
+    """What libvirt's hooks ask for: running guests in their networks again, and sync()."""
+    networks.reattach(hypervisor)
+    return sync(hypervisor)
 
 
 def sync(hypervisor: Hypervisor) -> int:

@@ -1,0 +1,111 @@
+"""libvirt's hooks: published ports follow whatever starts and stops guests and networks, without kvmctl."""
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab import images
+from tests.lab.guest import Guest
+from tests.lab.hosts import REPOSITORY, Host, wait_until
+from tests.lab.lab import Lab
+
+
+def on_host(host: Host, code: str) -> str:
+    """Run Python with kvmctl on the host itself."""
+    program = ["env", f"PYTHONPATH={REPOSITORY}", sys.executable, "-c", code]
+    return host.run(program).stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def web(lab: Lab, tiny: images.Tiny) -> Iterator[Guest]:
+    """A guest with a published port, on a host with the hooks."""
+    host = lab.a
+    host.start_default_network()
+    assert on_host(host, "from kvmctl.operations import hooks; print(len(hooks.install()))") == "3"
+    assert on_host(host, "from kvmctl.operations import hooks; print(hooks.install(), hooks.missing())") == "[] []"
+    # libvirtd looks for hooks only when it starts.
+    host.restart_libvirtd()
+    boot = ["--kernel", str(tiny.kernel), "--initrd", str(tiny.initrd), "--cmdline", tiny.cmdline]
+    host.kvmctl("create", "hooked", *boot, "--memory", "256M", "--vcpus", "1", "--net", "nat", "-p", "8080:80")
+    with Guest(host, "hooked").open() as guest:
+        guest.wait_for("lab: ready")
+        yield guest
+    host.kvmctl("delete", "--yes", "hooked")
+    on_host(host, "from kvmctl.operations import hooks; hooks.remove()")
+    host.restart_libvirtd()
+
+
+def in_force(host: Host) -> bool:
+    """Whether anything of kvmctl's is in the firewall, in both places or in neither."""
+    ruleset = host.run(["nft", "list", "ruleset"]).stdout
+    return "table inet kvmctl" in ruleset and "KVMCTL_FWD" in ruleset
+
+
+def gone(host: Host) -> bool:
+    """Whether nothing of kvmctl's is in the firewall."""
+    return "kvmctl" not in host.run(["nft", "list", "ruleset"]).stdout.lower()
+
+
+def answers(host_a: Host, host_b: Host) -> bool:
+    """Whether the published port answers from the other host."""
+    asked = host_b.client(["curl", "-sS", "--max-time", "4", f"http://{host_a.address}:8080/hostname"], check=False)
+    return asked.stdout.strip() == "tiny"
+
+
+def test_virsh_stops_and_starts_the_guest(web: Guest, host_a: Host, host_b: Host) -> None:
+    assert answers(host_a, host_b)
+    host_a.virsh("destroy", "hooked")
+    wait_until(lambda: gone(host_a), "the end of the rules")
+    host_a.virsh("start", "hooked")
+    wait_until(lambda: in_force(host_a), "the rules")
+    web.text = ""
+    web.open().wait_for("lab: ready")
+    assert answers(host_a, host_b)
+
+
+def test_libvirtd_restarts_and_reloads(web: Guest, host_a: Host, host_b: Host) -> None:
+    host_a.run(["nft", "delete", "table", "inet", "kvmctl"])
+    host_a.restart_libvirtd()
+    wait_until(lambda: answers(host_a, host_b), "the port after a restart of libvirtd")
+    host_a.run(["nft", "delete", "table", "inet", "kvmctl"])
+    host_a.run(["sh", "-c", "kill -HUP $(cat /run/libvirt/libvirtd.pid)"])
+    wait_until(lambda: answers(host_a, host_b), "the port after a reload of libvirtd")
+
+
+def test_the_firewall_is_flushed_and_libvirtd_restarted(web: Guest, host_a: Host, host_b: Host) -> None:
+    """What a reload of nftables.service or iptables-restore does, and how libvirt's own rules come back."""
+    host_a.run(["nft", "flush", "ruleset"])
+    assert not answers(host_a, host_b)
+    host_a.restart_libvirtd()
+    wait_until(lambda: in_force(host_a) and answers(host_a, host_b), "the port after a flush")
+    (row,) = host_a.kvmctl("port", "list", "-o", "json").json()
+    assert row["active"] is True
+
+
+def test_the_network_is_stopped_and_started(web: Guest, host_a: Host, host_b: Host) -> None:
+    host_a.virsh("net-destroy", "default")
+    wait_until(lambda: gone(host_a), "the end of the rules")
+    (row,) = host_a.kvmctl("port", "list", "-o", "json").json()
+    assert row["active"] is False and "default is not running" in row["reason"]
+    host_a.virsh("net-start", "default")
+    wait_until(lambda: in_force(host_a) and answers(host_a, host_b), "the port, with the guest in the network again")
+
+
+def test_a_host_that_boots_has_all_of_it_again(web: Guest, host_a: Host, host_b: Host) -> None:
+    """The kernel's part of a boot: no rules, no bridge, no guest, nothing that ran before; libvirtd starts it all."""
+    host_a.virsh("autostart", "hooked")
+    host_a.virsh("net-autostart", "default")
+    host_a.virsh("destroy", "hooked")
+    host_a.virsh("net-destroy", "default")
+    host_a.kill_libvirtd()
+    host_a.run(["nft", "flush", "ruleset"])
+    # libvirt starts what is marked so only once a boot, which it knows by this file.
+    host_a.run(["sh", "-c", "rm -f /run/libvirt/qemu/autostarted /run/libvirt/network/autostarted"])
+    host_a.start_libvirtd()
+    web.text = ""
+    wait_until(lambda: bool(host_a.conn.lookupByName("hooked").isActive()), "the guest")
+    web.open().wait_for("lab: ready")
+    wait_until(lambda: answers(host_a, host_b), "the port after a boot")
+    host_a.virsh("autostart", "--disable", "hooked")
+    host_a.virsh("net-autostart", "--disable", "default")
