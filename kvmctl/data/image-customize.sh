@@ -43,6 +43,12 @@ systemctl --root="$root" -q enable systemd-networkd.service
 # --- cloud-init: a seed on a disk, no search for clouds, and none of the modules that only those need
 cp "$KVMCTL_BUILD/image-cloud.cfg" "$root/etc/cloud/cloud.cfg.d/80-image.cfg"
 chmod 644 "$root/etc/cloud/cloud.cfg.d/80-image.cfg"
+if [ ! -e "$root/usr/lib/python3/dist-packages/cloudinit/net/networkd.py" ]; then
+    sed -i 's/renderers: \[networkd\]/renderers: [netplan]/' "$root/etc/cloud/cloud.cfg.d/80-image.cfg"
+fi
+if [ ! -e "$root/usr/lib/python3/dist-packages/cloudinit/config/cc_write_files_deferred.py" ]; then
+    sed -i '/write-files-deferred/d' "$root/etc/cloud/cloud.cfg.d/80-image.cfg"
+fi
 
 # --- nothing that works in the background of its own accord, consoles on screen and serial line
 for unit in apt-daily.timer apt-daily-upgrade.timer man-db.timer e2scrub_all.timer e2scrub_reap.service \

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvmctl.errors import Interrupted, KvmctlError, Refused, UsageProblem
+from kvmctl.errors import KvmctlError, Refused, UsageProblem
 from kvmctl.model.units import GIB, MIB, human_size
 from kvmctl.operations import apt_sources, disk_layout
 from kvmctl.operations.progress import Progress
@@ -128,9 +128,10 @@ def plan(name: str, *, size: int = DEFAULT_SIZE, include: Sequence[str] = (), ke
             f"{folder} has {human_size(free)} free, and a build needs {human_size(NEEDED_SPACE)}",
             "make room, or name another folder with TMPDIR",
         )
-    # Until Debian 11 systemd-resolved was part of the package systemd.
-    resolved = ("systemd-resolved",) if found.codename != "bullseye" else ()
-    packages = (KERNELS[kernel], *PACKAGES, *resolved, *include)
+    # In Debian 11 systemd-resolved is part of the package systemd, and its cloud-init writes no files for
+    # systemd-networkd itself, but through netplan.
+    network = "netplan.io" if found.codename == "bullseye" else "systemd-resolved"
+    packages = (KERNELS[kernel], *PACKAGES, network, *include)
     mirrors = apt_sources.for_suite(found.codename, apt_sources.configured())
     return Plan(found, size // MIB * MIB, kernel, packages, mirrors, folder)
 
@@ -226,6 +227,8 @@ def _environment(planned: Plan, work: Path) -> dict[str, str]:
     environment = {
         **os.environ,
         "LC_ALL": "C.UTF-8",
+        # mmdebstrap keeps its tree there; its own choice, /tmp, is often in memory.
+        "TMPDIR": str(planned.folder),
         "PATH": os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin",
         "KVMCTL_BUILD": str(work),
         "KVMCTL_OUT": str(work),
@@ -287,25 +290,34 @@ def _watch(command: list[str], environment: dict[str, str], name: str, progress:
         start_new_session=True,
     ) as process:
         assert process.stderr is not None
-        try:
+        with Undo() as undo:
+            undo.add("stop mmdebstrap", lambda: _stop(process))
             for line in process.stderr:
                 line = line.strip()
                 said = [*said[-200:], line]
                 if line.startswith("I: ") and " --" not in line and "/" not in line:
                     progress.step(f"building {name}: {line[3:].rstrip('.')}")
-        except (KeyboardInterrupt, Interrupted):
-            process.send_signal(signal.SIGTERM)
-            process.wait()
-            raise Interrupted("interrupted; nothing was built") from None
+            undo.keep()
     if process.returncode != 0:
         raise KvmctlError(f"mmdebstrap could not build {name}: {_reason(said)}", _hint(said))
     return said
 
 
+def _stop(process: "subprocess.Popen[str]") -> None:
+    """End mmdebstrap, all of it as a terminal's Ctrl-C would, and wait until it has cleaned up behind itself."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGTERM)
+    # What it still says must be read, or it would wait for that and never end.
+    process.communicate()
+
+
 def _reason(said: Sequence[str]) -> str:
     """The first line that speaks of an error: what follows it is only its consequence."""
-    for line in said:
-        if line.startswith(("E: ", "Err:", "dpkg: error", "newuidmap", "mke2fs:")):
+    for index, line in enumerate(said):
+        if line.startswith("Err:"):
+            # apt says why on the next line.
+            return " ".join(said[index : index + 2])[:300]
+        if line.startswith(("E: ", "dpkg: error", "newuidmap", "mke2fs:")):
             return line.removeprefix("E: ")[:300]
     return said[-1][:300] if said else "it said nothing"
 

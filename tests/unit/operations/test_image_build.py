@@ -1,11 +1,13 @@
 """What can be refused before anything is built."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from kvmctl.errors import Refused, UsageProblem
+from kvmctl.errors import KvmctlError, Refused, UsageProblem
 from kvmctl.operations import apt_sources, image_build
+from kvmctl.operations.progress import Progress
 
 
 @pytest.mark.parametrize("name", ["debian-12", "debian12", "12", "bookworm", "debian-bookworm", "Debian-12"])
@@ -42,6 +44,39 @@ def test_missing_tools_are_named_with_the_way_to_get_them(monkeypatch: pytest.Mo
         image_build.check_tools()
     assert "no-such-tool" in refused.value.message
     assert "its-package" in (refused.value.hint or "") or "its-rpm" in (refused.value.hint or "")
+
+
+class Impatient(Progress):
+    """Presses Ctrl-C at the first step."""
+
+    def step(self, text: str) -> None:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_ends_mmdebstrap_and_its_children_and_waits_until_it_has_cleaned_up(tmp_path: Path) -> None:
+    script = (
+        "trap 'wait; seq 30000 >&2; echo cleaned >$OUT/cleaned; exit 1' TERM\n"
+        "sleep 1000 & echo $! >$OUT/child; echo 'I: working...' >&2; wait"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        image_build._watch(["sh", "-c", script], {**os.environ, "OUT": str(tmp_path)}, "it", Impatient())
+    assert (tmp_path / "cleaned").exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "child").read_text()), 0)
+
+
+def test_what_mmdebstrap_said_is_told() -> None:
+    said = [
+        "I: fine",
+        "Err:1 http://m.example bookworm InRelease",
+        "Could not connect to m.example:80",
+        "E: consequence",
+    ]
+    script = "\n".join(f"echo '{line}' >&2" for line in said) + "\nexit 1"
+    with pytest.raises(KvmctlError) as error:
+        image_build._watch(["sh", "-c", script], dict(os.environ), "debian-12", Progress())
+    assert "Err:1 http://m.example bookworm InRelease Could not connect" in error.value.message
+    assert "mirror" in (error.value.hint or "")
 
 
 def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
