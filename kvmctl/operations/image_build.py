@@ -29,6 +29,8 @@ DEFAULT_SIZE = 4 * GIB
 SMALLEST = 2 * GIB
 # What a build was seen to need in the temporary folder at its peak: the tree, and a filesystem made of it.
 NEEDED_SPACE = 3 * GIB
+# Seconds between two requests to end, to an mmdebstrap that cleans up behind an interrupted build.
+SIGNAL_INTERVAL = 30.0
 
 KERNELS = {"cloud": "linux-image-cloud-amd64", "generic": "linux-image-amd64"}
 PACKAGES = (
@@ -305,10 +307,14 @@ def _watch(command: list[str], environment: dict[str, str], name: str, progress:
 
 def _stop(process: "subprocess.Popen[str]") -> None:
     """End mmdebstrap, all of it as a terminal's Ctrl-C would, and wait until it has cleaned up behind itself."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGTERM)
-    # What it still says must be read, or it would wait for that and never end.
-    process.communicate()
+    while True:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGTERM)
+        # A program that was only just being started may miss the signal; it gets another one, not so soon
+        # that it would disturb the cleaning up. What is still said must be read, or the speaker would wait.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=SIGNAL_INTERVAL)
+            return
 
 
 def _reason(said: Sequence[str]) -> str:

@@ -54,9 +54,11 @@ class Impatient(Progress):
 
 
 def test_ctrl_c_ends_mmdebstrap_and_its_children_and_waits_until_it_has_cleaned_up(tmp_path: Path) -> None:
+    # The child says that it is there only once it takes signals as a program of its own does.
     script = (
         "trap 'wait; seq 30000 >&2; echo cleaned >$OUT/cleaned; exit 1' TERM\n"
-        "sleep 1000 & echo $! >$OUT/child; echo 'I: working...' >&2; wait"
+        "sh -c 'echo $$ >$OUT/child; exec sleep 60' & while [ ! -s $OUT/child ]; do sleep 0.01; done\n"
+        "echo 'I: working...' >&2; wait"
     )
     with pytest.raises(KeyboardInterrupt):
         image_build._watch(["sh", "-c", script], {**os.environ, "OUT": str(tmp_path)}, "it", Impatient())
