@@ -48,6 +48,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "snapshot",
         "Keep moments of a VM and go back to them: create, list, tree, show, revert, delete.",
     ),
+    "migrate": (
+        "State and copies",
+        "migrate",
+        "Move a VM to another host while it runs, with a pause of 30 ms or less.",
+    ),
     "net": ("Networks", "net", "Make and manage networks: NAT, routed, isolated, open, bridge, macvtap."),
     "nic": ("Networks", "nic", "List, plug in and pull out a VM's network cards."),
     "disk": ("Devices", "disk", "List, plug in, pull out and grow a VM's disks, and change its CDs."),

@@ -335,6 +335,12 @@ def _error_line(*parts: str) -> None:
         sys.stderr.write(safe.encode("ascii", "backslashreplace").decode("ascii") + "\n")
 
 
+def progress_line(row: Row) -> None:
+    """One object on one line of stderr, for a program that follows long work."""
+    sys.stderr.write(json.dumps({"progress": row}) + "\n")
+    sys.stderr.flush()
+
+
 def confirm(app: App, question: str, flag: str = "--yes") -> None:
     """Ask before data is lost. --yes answers; without a terminal the missing flag is named (exit 2)."""
     if app.yes:

@@ -237,7 +237,7 @@ def cpu_of(source: str) -> HostCpu:
 
 
 def _cpu_of_hypervisor(uri: str) -> HostCpu:
-    with connect(uri, read_only=True) as hypervisor, translated(uri):
+    with connect(uri) as hypervisor, translated(uri):
         root = xml.parse(hypervisor.conn.getCapabilities(), f"capabilities of {uri}", "capabilities")
         try:
             return from_document(root, uri)

@@ -1,0 +1,112 @@
+"""What libvirt does not take along: autostart, published ports, reserved addresses, and the note of the move."""
+
+import contextlib
+from dataclasses import replace
+from typing import Any, Literal
+
+import libvirt
+
+from kvmctl.connection import explain
+from kvmctl.errors import KvmctlError, UsageProblem
+from kvmctl.model import migration, xml
+from kvmctl.model.metadata import Metadata, Reservation
+from kvmctl.model.migration import Note
+from kvmctl.operations import forwards, metadata, reservations
+from kvmctl.operations.migrate_truth import Hosts
+
+
+def write_note(domain: libvirt.virDomain, note: Note | None) -> None:
+    """Write the note into the domain's metadata, running and saved; None takes it out."""
+    flags = 0
+    if domain.isPersistent():
+        flags |= libvirt.VIR_DOMAIN_AFFECT_CONFIG
+    if domain.isActive():
+        flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
+    text = xml.raw(migration.to_element(note)) if note is not None else None
+    domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, migration.PREFIX, migration.NAMESPACE, flags)
+
+
+def remove_note(domain: libvirt.virDomain) -> None:
+    """Take the note out; none there is as good."""
+    if read_note(domain) is not None:
+        write_note(domain, None)
+
+
+def read_note(domain: libvirt.virDomain) -> Note | None:
+    """The note that a migration left with the domain, or None."""
+    for flags in (libvirt.VIR_DOMAIN_AFFECT_LIVE, libvirt.VIR_DOMAIN_AFFECT_CONFIG):
+        with contextlib.suppress(libvirt.libvirtError, UsageProblem):
+            text = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, migration.NAMESPACE, flags)
+            return migration.from_element(xml.parse(text, "migration note"))
+    return None
+
+
+def arrive_after_crash(hosts: Hosts, note: Note | None) -> list[str]:
+    """arrive() for a migration that nobody saw end."""
+    if note is None:
+        with contextlib.suppress(KvmctlError, libvirt.libvirtError):
+            note = read_note(hosts.domain("destination"))
+    return arrive(hosts, note is not None and note.autostart)
+
+
+def arrive(hosts: Hosts, autostart: bool) -> list[str]:
+    """Put in order on the destination what belongs to the guest; returns a line for each that could not be.
+
+    Nothing here may fail the migration: the guest has moved.
+    """
+    try:
+        domain = hosts.domain("destination")
+        hypervisor = hosts.hypervisor("destination")
+    except (KvmctlError, libvirt.libvirtError) as error:
+        return [f"the destination could not be asked afterwards: {error}"]
+    warnings: list[str] = []
+
+    def attempt(what: str, step: Any) -> None:
+        try:
+            warnings.extend(step() or [])
+        except libvirt.libvirtError as error:
+            warnings.append(f"{what}: {explain(error).message}")
+        except KvmctlError as error:
+            warnings.append(f"{what}: {error.message}")
+
+    attempt("the note of this migration stays in its metadata", lambda: remove_note(domain))
+    if autostart:
+        attempt("autostart is not set", lambda: _autostart(domain))
+    known = metadata.read(domain)
+    if known.reservations:
+        attempt("reserved addresses", lambda: _reservations(hosts, domain, known))
+    if known.forwards and domain.isActive():
+        attempt("published ports", lambda: forwards.reapply(hypervisor, domain))
+    return warnings
+
+
+def _autostart(domain: libvirt.virDomain) -> None:
+    domain.setAutostart(1)
+
+
+def _reservations(hosts: Hosts, domain: libvirt.virDomain, known: Metadata) -> list[str]:
+    """Reserve the same address where the destination's network can, and give it back on the source."""
+    kept: list[Reservation] = []
+    warnings = []
+    for wanted in known.reservations:
+        there = hosts.hypervisor("destination")
+        try:
+            if wanted.mac is not None:
+                kept.append(reservations.reserve(there, wanted.network, wanted.mac, wanted.ip)[0])
+        except KvmctlError as error:
+            warnings.append(f"{wanted.ip} is not reserved on the destination: {error.message}")
+        with contextlib.suppress(KvmctlError, libvirt.libvirtError):
+            reservations.release(hosts.hypervisor("source"), wanted)
+    metadata.write(domain, replace(known, reservations=tuple(kept)))
+    return warnings
+
+
+def completed(hosts: Hosts) -> dict[str, Any]:
+    """The finished job's statistics, from whichever host still knows them; empty where none does."""
+    places: tuple[Literal["destination", "source"], ...] = ("destination", "source")
+    for where in places:
+        with contextlib.suppress(libvirt.libvirtError, KvmctlError):
+            stats = hosts.domain(where).jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
+            if stats and stats.get("type") != libvirt.VIR_DOMAIN_JOB_NONE:
+                return dict(stats)
+    return {}

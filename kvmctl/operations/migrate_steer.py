@@ -1,0 +1,185 @@
+"""Watching a migration under way and steering it: as little pause as promised, or none at all.
+
+QEMU stops the guest when what is left to send fits into its downtime limit. That limit is only the time for the
+memory: stopping the guest, sending its devices, and the two libvirts' agreeing on it come on top (20 ms and more).
+So kvmctl begins with a limit well below the promise, and lets it grow only as far as the guest makes it.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import libvirt
+
+from kvmctl.errors import KvmctlError, TimedOut
+from kvmctl.model.migration import Wish
+from kvmctl.model.units import human_duration, human_size
+
+Phase = Literal["disks", "memory", "post-copy"]
+
+# Parts of the promised pause that the memory may take, by how many times QEMU has gone over the memory.
+FIRST, LATER, LAST = 0.3, 0.55, 0.85
+PATIENT_ROUNDS, LAST_ROUNDS = 5, 30
+# Above this QEMU slows the guest's CPUs no further (its max-cpu-throttle is 99).
+FULL_THROTTLE = 95
+# How long the guest may be slowed down to the utmost, in vain, before post-copy or giving up.
+IN_VAIN_SECONDS = 20.0
+# What must be left of the timeout when the migration is cancelled, so that the end comes before it.
+MARGIN_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Moment:
+    """How far it is. Bytes and bytes a second; None where QEMU does not say yet."""
+
+    phase: Phase
+    elapsed_seconds: float
+    total_bytes: int
+    remaining_bytes: int
+    transferred_bytes: int
+    bytes_per_second: int | None
+    dirty_bytes_per_second: int | None
+    iteration: int
+    throttle_percent: int
+    expected_downtime_ms: int | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The keys of one line of progress."""
+        return {key: getattr(self, key) for key in self.__dataclass_fields__}
+
+
+def read(stats: dict[str, Any], postcopy: bool) -> Moment:
+    """libvirt's job statistics (virDomainGetJobStats) as a Moment."""
+    disk_left = int(stats.get("disk_remaining", 0))
+    started = bool(stats.get("memory_iteration") or stats.get("memory_processed"))
+    page = int(stats.get("memory_page_size", 4096))
+    dirty = stats.get("memory_dirty_rate")
+    # virDomainGetJobStats: bandwidth in bytes a second, the dirty rate in pages.
+    bps = stats.get("memory_bps") if started else stats.get("disk_bps")
+    return Moment(
+        phase="post-copy" if postcopy else "memory" if started or not disk_left else "disks",
+        elapsed_seconds=round(int(stats.get("time_elapsed", 0)) / 1000, 3),
+        total_bytes=int(stats.get("data_total", 0)),
+        remaining_bytes=int(stats.get("data_remaining", 0)),
+        transferred_bytes=int(stats.get("data_processed", 0)),
+        bytes_per_second=int(bps) if bps is not None else None,
+        dirty_bytes_per_second=int(dirty) * page if dirty is not None else None,
+        iteration=int(stats.get("memory_iteration", 0)),
+        throttle_percent=int(stats.get("auto_converge_throttle", 0)),
+        expected_downtime_ms=int(stats["downtime"]) if "downtime" in stats else None,
+    )
+
+
+class Steer:
+    """Call tick() a few times a second while the migration runs; it raises when it is to be cancelled."""
+
+    def __init__(self, domain: libvirt.virDomain, wish: Wish, tell: Callable[[Moment], object]) -> None:
+        self.domain, self.wish, self.tell = domain, wish, tell
+        self.began = time.monotonic()
+        self.limit_ms = 0
+        self.postcopy = False
+        self.throttled = False
+        self.given_up: KvmctlError | None = None
+        self.last: Moment | None = None
+        self._in_vain_since: float | None = None
+
+    def first_limit(self) -> None:
+        """Set QEMU's limit before the migration starts: its own is 300 ms."""
+        self._limit(FIRST)
+
+    def _limit(self, part: float) -> None:
+        wanted = max(1, round(self.wish.max_downtime * 1000 * part))
+        if wanted != self.limit_ms:
+            self.domain.migrateSetMaxDowntime(wanted, 0)
+            self.limit_ms = wanted
+
+    def tick(self) -> None:
+        """Look, tell, steer. Raises TimedOut or KvmctlError when it shall be given up."""
+        if self.given_up is not None:
+            return
+        self._deadline()
+        stats = self.domain.jobStats(0)
+        if stats.get("type") == libvirt.VIR_DOMAIN_JOB_NONE:
+            return
+        now = read(stats, self.postcopy)
+        self.last = now
+        self.throttled = self.throttled or now.throttle_percent > 0
+        self.tell(now)
+        if self.postcopy or now.iteration == 0:
+            return
+        self._grow(now)
+        if self.wish.postcopy == "now" and now.iteration >= 2:
+            self._switch()
+        elif self._in_vain(now):
+            if self.wish.postcopy == "auto":
+                self._switch()
+            else:
+                self._give_up(self._does_not_converge(now))
+
+    def _grow(self, now: Moment) -> None:
+        if now.throttle_percent >= FULL_THROTTLE or now.iteration >= LAST_ROUNDS:
+            self._limit(LAST)
+        elif now.iteration >= PATIENT_ROUNDS:
+            self._limit(LATER)
+
+    def _in_vain(self, now: Moment) -> bool:
+        """Whether all that slows the guest down has not helped for long enough, or time presses."""
+        clock = time.monotonic()
+        if now.throttle_percent >= FULL_THROTTLE:
+            self._in_vain_since = self._in_vain_since or clock
+            return clock - self._in_vain_since > IN_VAIN_SECONDS
+        if self.wish.timeout is not None and self.wish.postcopy == "auto":
+            return now.iteration >= 3 and clock - self.began > self.wish.timeout * 0.6
+        return False
+
+    def _switch(self) -> None:
+        try:
+            self.domain.migrateStartPostCopy(0)
+        except libvirt.libvirtError:
+            # Just finishing, or not possible in this moment: the next tick tries again.
+            return
+        self.postcopy = True
+
+    def _deadline(self) -> None:
+        timeout = self.wish.timeout
+        # Once the guest runs on the other side with its memory still coming, there is no way back.
+        if timeout is None or self.postcopy:
+            return
+        if time.monotonic() - self.began > max(timeout - MARGIN_SECONDS, timeout * 0.8):
+            why = f": {self._rates(self.last)}" if self.last is not None and self.last.iteration > 1 else ""
+            self._give_up(TimedOut(f"not finished within {human_duration(timeout)}{why}", _ways_out(self.wish)))
+
+    def _give_up(self, error: KvmctlError) -> None:
+        self.given_up = error
+        raise error
+
+    def _does_not_converge(self, now: Moment) -> KvmctlError:
+        return KvmctlError(
+            f"the guest changes its memory faster than it can be sent: {self._rates(now)}", _ways_out(self.wish)
+        )
+
+    @staticmethod
+    def _rates(now: Moment | None) -> str:
+        if now is None:
+            return "nothing known of its progress"
+        return (
+            f"{human_size(now.dirty_bytes_per_second)}/s changed, {human_size(now.bytes_per_second)}/s sent, "
+            f"{human_size(now.remaining_bytes)} left in round {now.iteration}"
+        )
+
+    @property
+    def strategy(self) -> str:
+        """What it took: ``pre-copy``, ``auto-converge``, or ``post-copy``."""
+        if self.postcopy:
+            return "post-copy"
+        return "auto-converge" if self.throttled else "pre-copy"
+
+
+def _ways_out(wish: Wish) -> str:
+    ways = ["a longer --max-downtime or --timeout", "a quieter guest"]
+    if wish.bandwidth is not None:
+        ways.insert(0, "more --bandwidth")
+    if wish.postcopy == "never":
+        ways.append("--postcopy auto")
+    return f"what helps: {', '.join(ways)}"
