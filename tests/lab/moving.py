@@ -111,8 +111,9 @@ def define(
         domain.create()
         with Guest(host, name) as console:
             console.ready(60)
+            console.wait_for(f"address eth0 {ADDRESS}")
             # Two milliseconds between beats; busybox' ping takes fractions.
-            console.run(f"(ping -i 0.002 {WIRE} >/dev/null 2>&1 &)")
+            console.run(f"(ping -i 0.002 {WIRE} >/dev/null 2>/tmp/ping.log &)")
             # QEMU before 9.0 loses writes of an emulated guest that migrates (the check "emulation" warns of it)
             # as long as its TLB stays as it is; two processes that alternate make the guest flush it all the time.
             console.run("(while :; do cat /proc/uptime >/dev/null; usleep 1000; done &)")
