@@ -337,6 +337,8 @@ def _error_line(*parts: str) -> None:
 
 def progress_line(row: Row) -> None:
     """One object on one line of stderr, for a program that follows long work."""
+    import json
+
     sys.stderr.write(json.dumps({"progress": row}) + "\n")
     sys.stderr.flush()
 
