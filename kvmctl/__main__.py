@@ -1,5 +1,6 @@
 """The program's door. Kept thin: what it imports is paid for by every call."""
 
+import os
 import sys
 
 
@@ -11,7 +12,8 @@ def main() -> None:
 
         sys.stdout.write(f"kvmctl {__version__}\n")
         sys.exit(0)
-    if arguments in ([], ["--help"], ["-h"]):
+    # A shell that asks for completion passes no arguments: click reads what it wants from the environment.
+    if arguments in ([], ["--help"], ["-h"]) and "_KVMCTL_COMPLETE" not in os.environ:
         from kvmctl.cli.first_page import text
 
         # Without a command kvmctl has done nothing, and a script should see that.

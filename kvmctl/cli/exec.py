@@ -22,30 +22,28 @@ class GuestCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click's, with the command's words kept from being read as options."""
-        if "--" in args:
-            at = args.index("--")
-            ctx.meta["kvmctl.command"] = tuple(args[at + 1 :])
-            return super().parse_args(ctx, args[:at])
-        ctx.allow_interspersed_args = False
-        before, words_left = self._options_of(ctx, args)
-        if words_left:
-            more, rest = self._options_of(ctx, words_left[1:])
-            args = [*before, *more, words_left[0], *rest]
-        return super().parse_args(ctx, args)
+        before, left = self._options_of(ctx, args)
+        if not left:
+            return super().parse_args(ctx, before)
+        more, command = self._options_of(ctx, left[1:])
+        ctx.meta["kvmctl.command"] = tuple(command)
+        return super().parse_args(ctx, [*before, *more, left[0]])
 
     def _options_of(self, ctx: click.Context, args: list[str]) -> tuple[list[str], list[str]]:
-        """The options that ``args`` begin with, and the rest."""
+        """The options that ``args`` begin with, and the rest, without a ``--`` between them."""
+        ctx.allow_interspersed_args = False
         parser = self.make_parser(ctx)
         # With its positional arguments the parser would share the rest out among them.
         parser._args.clear()
         _, rest, _ = parser.parse_args(list(args))
-        return args[: len(args) - len(rest)], rest
+        options = args[: len(args) - len(rest)]
+        return options[:-1] if options and options[-1] == "--" else options, rest
 
 
 def words(command: tuple[str, ...]) -> tuple[str, ...]:
     """The guest's command, wherever parse_args() found it."""
-    after = click.get_current_context().meta.get("kvmctl.command")
-    return command if after is None else (*command, *after)
+    found: tuple[str, ...] = click.get_current_context().meta.get("kvmctl.command", command)
+    return found
 
 
 @click.command("exec", cls=GuestCommand)
