@@ -1,5 +1,8 @@
 """kvmctl events"""
 
+import contextlib
+from typing import Any
+
 import click
 
 from kvmctl.cli import output
@@ -37,11 +40,17 @@ def events(app: App, names: tuple[str, ...], kinds: tuple[str, ...], count: int 
     def ready() -> None:
         output.info(app, f"waiting for events on {hypervisor.uri}; Ctrl-C ends it")
 
-    for row in operation.follow(hypervisor, wanted, kinds, timeout=timeout, count=count, ready=ready):
-        if app.output == "json":
-            output.json_line(row)
-        elif app.output == "yaml":
-            output.show_one(app, row)
-            output.show_text("---")
-        else:
-            output.event_line(row)
+    # Ctrl-C is how it is meant to end, so it is no failure.
+    with contextlib.suppress(KeyboardInterrupt):
+        for row in operation.follow(hypervisor, wanted, kinds, timeout=timeout, count=count, ready=ready):
+            _show(app, row)
+
+
+def _show(app: App, row: dict[str, Any]) -> None:
+    if app.output == "json":
+        output.json_line(row)
+    elif app.output == "yaml":
+        output.show_one(app, row)
+        output.show_text("---")
+    else:
+        output.event_line(row)

@@ -74,7 +74,7 @@ def _lines(row: dict[str, Any]) -> list[tuple[str, Any]]:
     lines: list[tuple[str, Any]] = [
         ("name", row["name"]),
         ("title", row["title"]),
-        ("description", row["description"]),
+        ("description", (row["description"] or "").split("\n")),
         ("uuid", row["uuid"]),
         ("state", state),
         ("vcpus", vcpus),
@@ -94,7 +94,7 @@ def _lines(row: dict[str, Any]) -> list[tuple[str, Any]]:
         ("graphics", [_graphics(graphics) for graphics in row["graphics"]]),
         ("snapshots", row["snapshots"]),
     ]
-    return [(label, value) for label, value in lines if value not in (None, [], "")]
+    return [(label, value) for label, value in lines if value not in (None, [], [""], "")]
 
 
 def _disk(disk: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """kvmctl stats, top"""
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -104,7 +105,9 @@ def top(app: App, names: tuple[str, ...], interval: float) -> None:
     if app.machine_readable or not sys.stdout.isatty():
         output.show_list(app, look(), COLUMNS, empty=_NOBODY)
         return
-    output.live_list(app, look, COLUMNS, interval, _NOBODY)
+    # Ctrl-C is how it is meant to end, so it is no failure.
+    with contextlib.suppress(KeyboardInterrupt):
+        output.live_list(app, look, COLUMNS, interval, _NOBODY)
 
 
 def _wanted(hypervisor: Any, names: tuple[str, ...]) -> list[str] | None:
