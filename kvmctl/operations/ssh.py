@@ -39,7 +39,9 @@ def plan(hypervisor: Hypervisor, name: str, *, user: str | None, identity: str |
     if not found:
         raise Conflict(
             f"no way leads to the port 22 of {shown} from here",
-            f"publish it: kvmctl port add {shown} 2222:22",
+            "its network belongs to that host: connect as qemu+ssh://, which jumps over it"
+            if hypervisor.is_remote and not jump
+            else f"publish it: kvmctl port add {shown} 2222:22",
         )
     who = user if user is not None else seen.kvmctl.user
     if who is not None and not _USER.match(who):
