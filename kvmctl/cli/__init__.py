@@ -11,6 +11,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "create",
         "Make a VM from an image, an installer, a kernel, a disk or the network, and start it.",
     ),
+    "apply": ("Virtual machines", "spec", "Make VMs be as a spec says: create those there are not, change the others."),
+    "diff": ("Virtual machines", "spec", "Show what of VMs is not as a spec says; exit 0 same, 1 different."),
+    "export": ("Virtual machines", "spec", "Print VMs as a spec that apply makes their like from."),
     "delete": (
         "Virtual machines",
         "delete",

@@ -26,6 +26,8 @@ class App:
         self.quiet = quiet
         self.debug = debug
         self.yes = yes
+        # What a failure of no special kind exits with; a command whose 1 means something else sets another.
+        self.failure_code = 1
         self._opened: list[Hypervisor] = []
 
     @property

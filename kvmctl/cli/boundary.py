@@ -24,7 +24,7 @@ def guarded(app: App, arguments: list[str], command: Callable[[], int]) -> int:
         return _report(app, arguments, Interrupted("interrupted"))
     except Partial as error:
         # Every target's own error was shown when it happened.
-        return error.exit_code
+        return _code(app, error)
     except KvmctlError as error:
         return _report(app, arguments, error)
     except Exception as error:  # noqa: BLE001 - the one boundary: nothing leaves it as a traceback
@@ -73,4 +73,8 @@ def _report(app: App, arguments: list[str], error: KvmctlError) -> int:
         cause: Any = error if error.__traceback__ else (error.__cause__ or error)
         sys.stderr.write("".join(traceback.format_exception(cause)))
     output.show_error(app, error)
-    return error.exit_code
+    return _code(app, error)
+
+
+def _code(app: App, error: KvmctlError) -> int:
+    return app.failure_code if error.exit_code == KvmctlError.exit_code else error.exit_code

@@ -1,13 +1,17 @@
 """kvmctl create"""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from kvmctl.cli import output
 from kvmctl.cli.options import MEMORY, App, dry_run, everywhere, timeout
 from kvmctl.errors import UsageProblem
 from kvmctl.model.units import human_size
+
+if TYPE_CHECKING:
+    from kvmctl.operations.create_plan import Request
 
 WAITS = ("running", "agent", "ip", "ssh", "cloud-init")
 
@@ -34,7 +38,7 @@ class WithMaximum(click.ParamType):
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", required=False)
 @click.option("--image", metavar="NAME|PATH|URL", help="Make the disk copy-on-write over this image.")
 @click.option("--cdrom", metavar="ISO", help="Boot this installer or live CD.")
 @click.option("--kernel", metavar="FILE", help="Boot this kernel directly.")
@@ -102,11 +106,13 @@ class WithMaximum(click.ParamType):
 @timeout("10m")
 @dry_run
 @everywhere
-@click.pass_obj
-def create(app: App, name: str, **given: Any) -> None:
+@click.pass_context
+def create(ctx: click.Context, name: str | None, **given: Any) -> None:
     """Make a VM from an image, an installer, a kernel, a disk or the network, and start it.
 
     All of it is made, or nothing: what fails half way, or is interrupted, leaves nothing behind.
+
+    With --file a spec says what is not given here, the name too; docs/spec.md has its keys.
 
     \b
     Examples:
@@ -116,12 +122,14 @@ def create(app: App, name: str, **given: Any) -> None:
       kvmctl create tiny --kernel vmlinuz --initrd initrd.img --cmdline 'console=ttyS0'
       kvmctl create old --import /srv/old.qcow2 --net bridge:br0 --nic-model e1000
       kvmctl create web --image debian-12 --dry-run
+      kvmctl create -f web.yaml
+      kvmctl create web-2 -f web.yaml --memory 4G
     """
     from kvmctl.operations import create as operation
     from kvmctl.operations import create_plan
-    from kvmctl.operations.create_request import from_options
 
-    request = from_options(name, given)
+    app: App = ctx.obj
+    request = _request(ctx, name, given)
     create_plan.check(request)
     if given["wait"] and not given["start"]:
         raise UsageProblem("--wait needs the VM to be started", "leave out --no-start")
@@ -145,6 +153,25 @@ def create(app: App, name: str, **given: Any) -> None:
     if not app.machine_readable:
         for line in _next(row):
             output.info(app, line)
+
+
+def _request(ctx: click.Context, name: str | None, given: dict[str, Any]) -> "Request":
+    """What the options ask for, and the spec beneath them where there is one."""
+    from kvmctl.model.spec import Spec
+    from kvmctl.operations import spec_file
+    from kvmctl.operations.create_request import from_spec
+
+    spec = Spec()
+    if given["spec"] is not None:
+        spec = spec_file.only(spec_file.load(given["spec"]), name, given["spec"])
+    chosen = name or spec.name
+    if chosen is None:
+        raise UsageProblem("the VM has no name", "give one: 'kvmctl create NAME'")
+    # Only what was really typed wins: a default must not hide what the spec says.
+    said = {key: value for key, value in given.items() if ctx.get_parameter_source(key) is not ParameterSource.DEFAULT}
+    if given["spec"] is not None and spec.start is False and "start" not in said:
+        given["start"] = False
+    return from_spec(chosen, spec, said)
 
 
 def _sentence(row: dict[str, Any]) -> str:

@@ -223,6 +223,13 @@ def _structured(app: App, data: Any) -> bool:
     return False
 
 
+def yaml_documents(rows: Sequence[Row]) -> str:
+    """``rows`` as YAML, a document each; nothing in it but printable ASCII."""
+    import yaml
+
+    return "---\n".join(yaml.safe_dump(row, sort_keys=False, allow_unicode=False) for row in rows)
+
+
 def _usable_name(row: Row, key: str) -> str:
     """The name, or the UUID where the name could harm a terminal: what is printed can be used as it is."""
     name = str(row.get(key))

@@ -115,8 +115,8 @@ def view(domain: xml.Element) -> DomainView:
         memory_bytes=_size(domain.find("currentMemory")) or maximum,
         max_memory_bytes=maximum,
         os=os_name(domain),
-        disks=tuple(_disk(element) for element in domain.iterfind("devices/disk")),
-        nics=tuple(_nic(element) for element in domain.iterfind("devices/interface")),
+        disks=tuple(disk(element) for element in domain.iterfind("devices/disk")),
+        nics=tuple(nic(element) for element in domain.iterfind("devices/interface")),
         pci=tuple(filter(None, map(_pci, domain.iterfind("devices/hostdev[@type='pci']")))),
         graphics=tuple(_graphics(element) for element in domain.iterfind("devices/graphics")),
         consoles=tuple(e.get("type", "") for e in domain.iterfind("devices/console")),
@@ -159,16 +159,17 @@ def _firmware(domain: xml.Element) -> str | None:
     return "bios" if _attribute(domain, "os/type", "arch") in ("x86_64", "i686") else None
 
 
-def _disk(disk: xml.Element) -> DiskView:
-    source = disk.find("source")
-    target = disk.find("target")
+def disk(element: xml.Element) -> DiskView:
+    """Read one ``<disk>``."""
+    source = element.find("source")
+    target = element.find("target")
     return DiskView(
         target=(target.get("dev") if target is not None else None) or "",
         bus=target.get("bus") if target is not None else None,
         source=_disk_source(source) if source is not None else None,
-        format=_attribute(disk, "driver", "type"),
-        device=disk.get("device", "disk"),
-        readonly=disk.find("readonly") is not None,
+        format=_attribute(element, "driver", "type"),
+        device=element.get("device", "disk"),
+        readonly=element.find("readonly") is not None,
     )
 
 
@@ -185,7 +186,8 @@ def _disk_source(source: xml.Element) -> str | None:
     return None
 
 
-def _nic(interface: xml.Element) -> NicView:
+def nic(interface: xml.Element) -> NicView:
+    """Read one ``<interface>``."""
     kind = interface.get("type", "")
     source = interface.find("source")
     key = {"network": "network", "bridge": "bridge", "direct": "dev", "ethernet": "dev"}.get(kind)

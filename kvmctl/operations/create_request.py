@@ -1,6 +1,7 @@
 """From what was written on the command line (or in a spec) to a checked request."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,24 @@ from kvmctl.model.disk import parse_disk
 from kvmctl.model.forward import parse_forward
 from kvmctl.model.nic import MODELS, parse_nic
 from kvmctl.model.pci import PciSelector
+from kvmctl.model.spec import KEY_TYPES, LONGEST_DESCRIPTION, LONGEST_TITLE, Spec
 from kvmctl.operations import seed
 from kvmctl.operations.create_plan import Request
 
-# libvirt refuses control characters in XML one by one; a title is one line, a description is text.
-LONGEST_TITLE = 256
-LONGEST_DESCRIPTION = 64 * 1024
+# What a spec's key is called among create's options, where that is not the same.
+_OPTIONS = {"networks": "nets", "publish": "ports", "os": "os_id"}
+
+
+def from_spec(name: str, spec: Spec, said: Mapping[str, Any]) -> Request:
+    """The Request of ``spec`` for the VM ``name``; ``said`` are options that win over it. Raises as from_options()."""
+    given = {
+        _OPTIONS.get(field.name, field.name): value
+        for field in fields(spec)
+        if field.name != "name" and (value := getattr(spec, field.name)) is not None
+    }
+    if spec.networks == ():
+        given["nets"] = ("none",)
+    return from_options(name, {**given, **said})
 
 
 def from_options(name: str, given: Mapping[str, Any]) -> Request:
@@ -83,14 +96,18 @@ def _nics(texts: tuple[str, ...], model: str | None) -> Any:
 
 def _keys(given: Mapping[str, Any], whole_user_data: bool) -> tuple[str, ...]:
     """The keys that were named, else the calling user's own where an image's cloud-init will take them."""
-    named = tuple(key for text in given.get("ssh_keys", ()) for key in seed.read_ssh_keys(_path(text)))
+    named = tuple(
+        key
+        for text in given.get("ssh_keys", ())
+        for key in ((seed.check_ssh_key(text),) if text.startswith(KEY_TYPES) else seed.read_ssh_keys(_path(text)))
+    )
     if named or whole_user_data or given.get("image") is None or given.get("seed") is False:
         return named
     return seed.own_ssh_keys()[0]
 
 
 def _path(text: str) -> Path:
-    return Path("/dev/stdin") if text == "-" else Path(text)
+    return Path("/dev/stdin") if text == "-" else Path(text).expanduser()
 
 
 def _whole_kib(size: int | None) -> int | None:

@@ -58,11 +58,23 @@ def read_ssh_keys(path: Path) -> tuple[str, ...]:
         raise UsageProblem(f"{path} is a private key, which has no business in a guest", f"give {path}.pub")
     keys = tuple(line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#"))
     for key in keys:
-        if not key.startswith(_KEY_TYPES) or len(key.split()) < 2 or not key.isprintable():
+        if not _is_ssh_key(key):
             raise UsageProblem(f"{path} is not an SSH public key: it has the line {key[:40]!a}")
     if not keys:
         raise UsageProblem(f"{path} has no SSH key in it")
     return keys
+
+
+def check_ssh_key(text: str) -> str:
+    """``text`` if it is a public key, as a line of an authorized_keys file has it; else UsageProblem."""
+    key = text.strip()
+    if not _is_ssh_key(key):
+        raise UsageProblem(f"{key[:40]!a} is not an SSH public key", "give a whole line of a .pub file, or the file")
+    return key
+
+
+def _is_ssh_key(line: str) -> bool:
+    return line.startswith(_KEY_TYPES) and len(line.split()) >= 2 and line.isprintable()
 
 
 def own_ssh_keys() -> tuple[tuple[str, ...], Path | None]:
