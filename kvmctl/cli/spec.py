@@ -75,11 +75,12 @@ def diff(ctx: click.Context, file: str) -> None:
       kvmctl diff -f web.yaml -o json
       kvmctl export web | kvmctl diff -f -
     """
+    app: App = ctx.obj
+    app.failure_code = 2
+
     from kvmctl.cli.targets import for_each
     from kvmctl.operations import spec, spec_file
 
-    app: App = ctx.obj
-    app.failure_code = 2
     wanted = spec_file.named(spec_file.load(file), file)
     hypervisor = app.connect()
     same: list[bool] = []

@@ -238,16 +238,19 @@ def _fits_disk(wanted: DiskRequest, disk: SeenDisk) -> bool:
 
 
 def disk_text(disk: SeenDisk) -> str:
-    """A disk as ``--disk`` would ask for its like: by size where kvmctl made it, else by path."""
+    """A disk as ``--disk`` would ask for its like: by size where kvmctl made it, else by path.
+
+    What a new disk has by itself (qcow2, discarding what the guest trims) is left out.
+    """
     size = size_text(disk.capacity_bytes) if disk.capacity_bytes else None
     made = disk.owned is not None and size is not None
     parts = [size if made and size is not None else disk.source or "an empty drive"]
     for key, value in (
         ("bus", disk.bus),
-        ("format", disk.format),
+        ("format", None if made and disk.format == "qcow2" else disk.format),
         ("pool", disk.owned.pool if made and disk.owned is not None else None),
         ("cache", disk.cache),
-        ("discard", disk.discard),
+        ("discard", None if disk.discard == "unmap" and not disk.readonly else disk.discard),
         ("serial", disk.serial),
     ):
         parts += [f"{key}={value}"] if value else []

@@ -18,19 +18,17 @@ from kvmctl.operations import create, create_plan, create_request, lifecycle, me
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.undo import Undo
 
-_SETTINGS = ("title", "description", "vcpus", "memory", "autostart")
-
 
 @dataclass(frozen=True)
 class Plan:
-    """What apply does for one VM: ``create`` it, or change what differs. Nothing of it: it is so already."""
+    """What apply does for one VM: ``creation``, or change what differs. Nothing of it: it is so already."""
 
     name: str
     spec: Spec
     domain: libvirt.virDomain | None = None
-    create: create_plan.Plan | None = None
+    creation: create_plan.Plan | None = None
     differences: tuple[Difference, ...] = ()
-    settings: settings.Plan | None = None
+    changes: tuple[settings.Change, ...] = ()
     unpublish: tuple[Forward, ...] = ()
     publish: tuple[Forward, ...] = ()
     power: lifecycle.Plan | None = None
@@ -38,9 +36,9 @@ class Plan:
 
     def steps(self) -> list[str]:
         """What will be done, a few words each."""
-        if self.create is not None:
-            return self.create.steps()
-        told = [change.what for change in self.settings.changes] if self.settings else []
+        if self.creation is not None:
+            return self.creation.steps()
+        told = [change.what for change in self.changes]
         told += [f"take back {written(forward)}" for forward in self.unpublish]
         told += [f"publish {written(forward)}" for forward in self.publish]
         return told + ([self.power.verb] if self.power is not None else [])
@@ -103,7 +101,7 @@ def plan(hypervisor: Hypervisor, spec: Spec, progress: Progress | None = None) -
     if found is None:
         request = create_request.from_spec(spec.name, spec, {})
         made = create_plan.plan(hypervisor, request, progress)
-        return Plan(spec.name, spec, create=made, warnings=made.warnings)
+        return Plan(spec.name, spec, creation=made, warnings=made.warnings)
     domain, seen = found
     different = spec_compare.compare(spec, seen)
     _refuse_anew(spec.name, different)
@@ -131,25 +129,29 @@ def _refuse_anew(name: str, different: tuple[Difference, ...]) -> None:
     raise Refused(f"{name} cannot be changed to its spec: {told}", "; ".join(hints))
 
 
-def _plan_settings(hypervisor: Hypervisor, spec: Spec, keys: set[str]) -> tuple[settings.Plan | None, list[str]]:
-    wanted = settings.Settings(
-        title=spec.title if "title" in keys else None,
-        description=spec.description if "description" in keys else None,
-        autostart=spec.autostart if "autostart" in keys else None,
-        **_amount("vcpus", "max_vcpus", spec.vcpus if "vcpus" in keys else None),
-        **_amount("memory_bytes", "max_memory_bytes", spec.memory if "memory" in keys else None),
-    )
-    if wanted == settings.Settings() or spec.name is None:
-        return None, []
-    try:
-        return settings.plan(hypervisor, spec.name, wanted), []
-    except (Conflict, Refused) as why:
-        # What the run has no room for can still be so from the next start on.
-        later = settings.plan(hypervisor, spec.name, wanted, "config")
-        return later, [f"{spec.name} has this from its next start on: {why.message}"]
+def _plan_settings(hypervisor: Hypervisor, spec: Spec, keys: set[str]) -> tuple[tuple[settings.Change, ...], list[str]]:
+    """The changes, live and saved where the run has room for them; a warning for each key that has to wait."""
+    wanted = {
+        "vcpus": settings.Settings(**_amount("vcpus", "max_vcpus", spec.vcpus)),
+        "memory": settings.Settings(**_amount("memory_bytes", "max_memory_bytes", spec.memory)),
+        "title": settings.Settings(title=spec.title),
+        "description": settings.Settings(description=spec.description),
+        "autostart": settings.Settings(autostart=spec.autostart),
+    }
+    changes: list[settings.Change] = []
+    warnings = []
+    for key in (key for key in wanted if key in keys):
+        name = spec.name or ""
+        try:
+            planned = settings.plan(hypervisor, name, wanted[key])
+        except (Conflict, Refused) as why:
+            planned = settings.plan(hypervisor, name, wanted[key], "config")
+            warnings.append(f"{name} has its {key} from the next start on: {why.message}")
+        changes += planned.changes
+    return tuple(changes), warnings
 
 
-def _amount(now: str, most: str, value: tuple[int, int | None] | None) -> dict[str, int | None]:
+def _amount(now: str, most: str, value: tuple[int, int | None] | None) -> dict[str, Any]:
     return {now: value[0], most: value[1]} if value is not None else {}
 
 
@@ -173,13 +175,13 @@ def run(hypervisor: Hypervisor, plan: Plan, progress: Progress, timeout: float) 
 
     ``timeout`` (seconds) is how long a guest that shall be off may take to shut down.
     """
-    if plan.create is not None:
-        row = create.run(hypervisor, plan.create, progress)
+    if plan.creation is not None:
+        row = create.run(hypervisor, plan.creation, progress)
         return _row(plan, row["uuid"], row["state"], created=True, warnings=[])
     assert plan.domain is not None
     warnings: list[str] = []
     with Undo() as undo, translated(hypervisor.uri):
-        for change in plan.settings.changes if plan.settings else ():
+        for change in plan.changes:
             with undo.step():
                 change.make()
                 undo.add(change.what, change.undo)
@@ -227,8 +229,8 @@ def _row(plan: Plan, uuid: str | None, state: str, *, created: bool, warnings: l
 def described(plan: Plan) -> dict[str, Any]:
     """The plan as ``apply --dry-run`` prints it: run()'s keys, and ``would`` and ``xml`` (of a VM to be created)."""
     state = lifecycle.state_of(plan.domain) if plan.domain is not None else "absent"
-    would = "create" if plan.create is not None else "change" if plan.steps() else None
+    would = "create" if plan.creation is not None else "change" if plan.steps() else None
     uuid = plan.domain.UUIDString() if plan.domain is not None else None
     row = _row(plan, uuid, state, created=False, warnings=[])
-    text = xml.text(plan.create.domain) if plan.create is not None else None
+    text = xml.text(plan.creation.domain) if plan.creation is not None else None
     return {**row, "changed": False, "dry_run": True, "would": would, "xml": text}
