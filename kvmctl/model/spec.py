@@ -3,7 +3,7 @@
 Pure: no file is read here. What the spec does not say (None) is left as it is, or to create's defaults.
 """
 
-import os.path
+import posixpath
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
@@ -123,7 +123,7 @@ def beside(spec: Spec, folder: str, home: str) -> Spec:
             return path
         if path.startswith("~/"):
             return f"{home}/{path[2:]}"
-        return os.path.normpath(f"{folder}/{path}")
+        return posixpath.normpath(f"{folder}/{path}")
 
     def disk(text: str) -> str:
         found = parse_disk(text)
