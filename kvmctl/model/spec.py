@@ -204,7 +204,7 @@ def _one_of(known: tuple[str, ...]) -> Callable[[Any], str]:
 
 
 def _name(value: Any) -> str:
-    return check_new_name(_text(value))
+    return check_new_name(value if isinstance(value, str) else _text(value))
 
 
 def _pair(value: Any, main: str, read: Callable[[Any], int]) -> tuple[int, int | None]:
