@@ -87,7 +87,7 @@ def _lines(row: dict[str, Any]) -> list[tuple[str, Any]]:
         ("autostart", row["autostart"]),
         ("protected", row["protected"]),
         ("persistent", row["persistent"]),
-        ("disks", [_disk(disk) for disk in row["disks"]]),
+        ("disks", [line for disk in row["disks"] for line in (_disk(disk), *_chain(disk))]),
         ("nics", [_nic(nic) for nic in row["nics"]]),
         ("pci", [" ".join(str(v) for v in (p["address"], p["model"] or "")) for p in row["pci"]]),
         ("ports", [_port(port) for port in row["ports"]]),
@@ -101,6 +101,12 @@ def _disk(disk: dict[str, Any]) -> str:
     size = f"{human_size(disk['allocation_bytes'])} of {human_size(disk['capacity_bytes'])}"
     parts = (disk["target"], disk["bus"], disk["format"], disk["source"] or "empty", size if disk["source"] else "")
     return "  ".join(part for part in parts if part)
+
+
+def _chain(disk: dict[str, Any]) -> list[str]:
+    return [
+        f"{' ' * (len(disk['target']) + 2 * depth)}└─ on {path}" for depth, path in enumerate(disk["backing_chain"])
+    ]
 
 
 def _nic(nic: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """A VM's definition as XML: reading it, defining one, editing it in place."""
 
+import contextlib
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from kvmctl.errors import Conflict, Refused, UsageProblem
 from kvmctl.model import metadata, xml
 from kvmctl.model.names import harmless
 from kvmctl.model.state import ACTIVE
+from kvmctl.operations import undoing
 from kvmctl.operations.lifecycle import state_of
 from kvmctl.operations.progress import Progress
 
@@ -109,7 +111,10 @@ def define(
     ``pending``: it runs, and what changed counts from its next start on. Raises UsageProblem where
     libvirt does not take the XML; then nothing has changed.
     """
-    domain = _define(hypervisor, found.text, validate, progress or Progress())
+    with contextlib.ExitStack() as stack:
+        if found.domain is not None:
+            stack.enter_context(undoing.definition_kept(found.domain, f"define {found.name}"))
+        domain = _define(hypervisor, found.text, validate, progress or Progress())
     with translated(hypervisor.uri):
         changed = found.before is None or _compared(domain.XMLDesc(_DEFINED)) != _compared(found.before)
         return _row(domain, state_of(domain), changed=changed, created=found.before is None)

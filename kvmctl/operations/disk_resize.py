@@ -7,10 +7,12 @@ import libvirt
 
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import Conflict, KvmctlError, NotFound, Refused, UsageProblem
+from kvmctl.model import xml
 from kvmctl.model.units import GIB, human_size, parse_size
 from kvmctl.operations import hypervisor_files
 from kvmctl.operations.disks import disks_of, find_target, source_of
 from kvmctl.operations.pci_host import definitions
+from kvmctl.preflight import dependents
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ def plan(hypervisor: Hypervisor, name: str, which: str, size: str) -> Resize:
             f"grow the device (lvextend ...) first; a restart of {shown} then sees it",
         )
     with translated(hypervisor.uri):
+        stood_on = dependents.against_writing(hypervisor, xml.parse(domain.XMLDesc(0), "domain"))
+        if stood_on is not None:
+            raise Refused(stood_on, "resize the copy's own disk instead")
         before = int(domain.blockInfo(target)[0])
     # Both QEMU and the guest count in sectors.
     after = before + grown if size.startswith("+") else grown

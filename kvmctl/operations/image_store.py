@@ -142,9 +142,11 @@ def find(hypervisor: Hypervisor, name: str) -> Image:
 
 
 def info(hypervisor: Hypervisor, name: str) -> dict[str, Any]:
-    """The object of ``image info``."""
+    """The object of ``image info``; ``backing_chain`` are the files the image itself stands on, nearest first."""
     image = find(hypervisor, name)
-    return image.as_dict(used_by(hypervisor, image))
+    with translated(hypervisor.uri):
+        below = dependents.chain(hypervisor, image.path)[1:]
+    return {**image.as_dict(used_by(hypervisor, image)), "backing_chain": below}
 
 
 def used_by(hypervisor: Hypervisor, image: Image) -> list[str]:

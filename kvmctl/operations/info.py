@@ -10,6 +10,7 @@ from kvmctl.connection import Hypervisor, translated
 from kvmctl.model import domain_view, xml
 from kvmctl.model.domain_view import DomainView
 from kvmctl.operations import addresses, listing, listing_wide
+from kvmctl.preflight import dependents
 
 
 def info(hypervisor: Hypervisor, name: str, *, sample: bool = True) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def info(hypervisor: Hypervisor, name: str, *, sample: bool = True) -> dict[str,
             "cpu": seen.cpu,
             "max_vcpus": seen.max_vcpus,
             "max_memory_bytes": seen.max_memory_bytes,
-            "disks": _disks(domain, seen, values),
+            "disks": _disks(hypervisor, domain, seen, values),
             "nics": _nics(hypervisor, seen, known),
             "pci": [_pci(hypervisor, address) for address in seen.pci],
             "graphics": [asdict(graphics) for graphics in seen.graphics],
@@ -64,7 +65,9 @@ def info(hypervisor: Hypervisor, name: str, *, sample: bool = True) -> dict[str,
     return row
 
 
-def _disks(domain: libvirt.virDomain, seen: DomainView, values: dict[str, Any]) -> list[dict[str, Any]]:
+def _disks(
+    hypervisor: Hypervisor, domain: libvirt.virDomain, seen: DomainView, values: dict[str, Any]
+) -> list[dict[str, Any]]:
     sizes = {
         values.get(f"block.{index}.name"): (
             values.get(f"block.{index}.capacity"),
@@ -79,8 +82,25 @@ def _disks(domain: libvirt.virDomain, seen: DomainView, values: dict[str, Any]) 
         capacity, allocation = sizes.get(disk.target, (None, None))
         if capacity is None and disk.source is not None:
             capacity, allocation = _block_info(domain, disk.target)
-        rows.append({**asdict(disk), "capacity_bytes": capacity, "allocation_bytes": allocation})
+        rows.append(
+            {
+                **asdict(disk),
+                "capacity_bytes": capacity,
+                "allocation_bytes": allocation,
+                "backing_chain": _chain(hypervisor, disk.source),
+            }
+        )
     return rows
+
+
+def _chain(hypervisor: Hypervisor, path: str | None) -> list[str]:
+    """The files that a disk stands on, the nearest first."""
+    if path is None or not path.startswith("/"):
+        return []
+    try:
+        return dependents.chain(hypervisor, path)[1:]
+    except libvirt.libvirtError:
+        return []
 
 
 def _block_info(domain: libvirt.virDomain, target: str) -> tuple[int | None, int | None]:

@@ -13,12 +13,13 @@ from typing import Any
 import libvirt
 
 from kvmctl.connection import Hypervisor, explain, is_missing, translated
-from kvmctl.errors import Conflict, TimedOut
+from kvmctl.errors import Conflict, Refused, TimedOut
+from kvmctl.model import xml
 from kvmctl.model.state import ACTIVE, word
 from kvmctl.operations import ports
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.watch import Watch
-from kvmctl.preflight import cards, nics
+from kvmctl.preflight import cards, dependents, nics
 
 # A guest that boots does not hear the power button yet, so it is pressed again; nova's
 # _clean_shutdown() does so as often.
@@ -116,6 +117,13 @@ def plan(hypervisor: Hypervisor, verb: str, name: str, *, force: bool = False) -
                 f"'kvmctl {helps[state]} {shown}' first" if state in helps else None,
             )
         action = does[state]
+        if verb == "start":
+            stood_on = dependents.against_writing(hypervisor, xml.parse(domain.XMLDesc(0), "domain"))
+            if stood_on is not None:
+                raise Refused(
+                    f"{stood_on}, and would be destroyed under it",
+                    f"delete that first, or 'kvmctl clone {shown} NAME' and start the clone",
+                )
         if verb == "start" and domain.isPersistent() and domain.hasManagedSaveImage(0):
             action = "resume it from its saved state"
         return Plan(domain, shown, found.uuid, state, verb, action)

@@ -18,6 +18,7 @@ from kvmctl.model.domain_view import DomainView
 from kvmctl.model.names import harmless
 from kvmctl.model.state import ACTIVE
 from kvmctl.model.units import human_size
+from kvmctl.operations import undoing
 from kvmctl.operations.lifecycle import state_of
 from kvmctl.operations.undo import Undo
 
@@ -108,7 +109,7 @@ def run(hypervisor: Hypervisor, found: Plan) -> dict[str, Any]:
     ``vcpus`` and ``memory_bytes`` are the running VM's where it runs and was meant, else the definition's.
     ``warnings`` says what a guest has not followed yet.
     """
-    with Undo() as undo, translated(hypervisor.uri):
+    with translated(hypervisor.uri), undoing.definition_kept(found.domain, f"set {found.name}"), Undo() as undo:
         for change in found.changes:
             change.make()
             undo.add(change.what, change.undo)

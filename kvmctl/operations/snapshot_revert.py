@@ -2,6 +2,7 @@
 
 import contextlib
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import libvirt
@@ -9,9 +10,10 @@ import libvirt
 from kvmctl.connection import Hypervisor, explain, translated
 from kvmctl.errors import Conflict, Refused
 from kvmctl.model import snapshot as model
-from kvmctl.model import xml
+from kvmctl.model import undo_record, xml
 from kvmctl.model.metadata import Metadata
 from kvmctl.model.snapshot import Snapshot
+from kvmctl.model.undo_record import UndoRecord
 from kvmctl.operations import metadata, ports, snapshot_create, snapshot_delete, snapshots, snapshots_external
 from kvmctl.operations.abortable import abortable
 from kvmctl.operations.progress import Progress
@@ -132,7 +134,9 @@ def _check_target(hypervisor: Hypervisor, vm: str, target: Snapshot, then: xml.E
             )
 
 
-def run(hypervisor: Hypervisor, plan_: Plan, progress: Progress | None = None) -> dict[str, Any]:
+def run(
+    hypervisor: Hypervisor, plan_: Plan, progress: Progress | None = None, *, command: str | None = None
+) -> dict[str, Any]:
     """Keep the present, go back, and return ``{name, vm, state, kept_as, changed}``.
 
     If going back fails, the guest is brought to the present again, from what was kept of it.
@@ -158,6 +162,8 @@ def run(hypervisor: Hypervisor, plan_: Plan, progress: Progress | None = None) -
         if plan_.moment is not None:
             # The overlays that the guest stood on a moment ago: what was kept of it stands on what is below them.
             snapshots_external.sweep(hypervisor, domain, left)
+        kept_in_slot = plan_.keep is not None and plan_.keep.name in model.SLOT_NAMES
+        _remember(domain, command or f"snapshot revert {plan_.vm} {plan_.target.shown_name}", kept=kept_in_slot)
         state = snapshots.state_of(domain)
     return {
         "name": plan_.target.shown_name,
@@ -233,6 +239,13 @@ def _return(hypervisor: Hypervisor, domain: libvirt.virDomain, plan_: Plan) -> N
     _revert(domain, plan_.keep.name, None)
     _put_back_metadata(domain, plan_.remembered)
     domain.snapshotLookupByName(plan_.keep.name, 0).delete(0)
+
+
+def _remember(domain: libvirt.virDomain, command: str, *, kept: bool) -> None:
+    """Write down what leads back before this revert: the slot, or nothing."""
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    record = UndoRecord(command, at, snapshot=True) if kept else None
+    metadata.write(domain, undo_record.put(metadata.read(domain), record))
 
 
 def _put_back_metadata(domain: libvirt.virDomain, before: Metadata) -> None:

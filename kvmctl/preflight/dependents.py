@@ -10,6 +10,8 @@ from kvmctl.connection import Hypervisor
 from kvmctl.connection import is_missing as says_missing
 from kvmctl.errors import KvmctlError
 from kvmctl.model import xml
+from kvmctl.model.metadata import from_domain
+from kvmctl.preflight.snapshots import disks_of
 
 
 def of(hypervisor: Hypervisor, paths: Iterable[str], *, except_vm: str | None = None) -> list[str]:
@@ -64,6 +66,22 @@ def chain(hypervisor: Hypervisor, path: str) -> list[str]:
 def broken(hypervisor: Hypervisor, path: str) -> str | None:
     """The first of ``path`` and what it is backed by that is certainly not there, or None."""
     return next((part for part in chain(hypervisor, path) if is_missing(hypervisor, part)), None)
+
+
+def against_writing(hypervisor: Hypervisor, domain: xml.Element) -> str | None:
+    """Why this guest must not write to its disks (somebody stands on one), or None.
+
+    A disk that kvmctl made for it and has not made a base of needs no search: nothing can stand on that.
+    """
+    name = domain.findtext("name") or ""
+    known = {volume.path for volume in from_domain(domain).volumes if volume.role == "disk"}
+    paths = {d.path: d.target for d in disks_of(domain) if d.written and d.path and d.path not in known}
+    for path, target in paths.items():
+        above = _above(hypervisor, {path})
+        users = [*of(hypervisor, above), *sorted(above)] if above else []
+        if users:
+            return f"the disk {target} of {name}, {path}, is what {users[0]} stands on"
+    return None
 
 
 def lookup(hypervisor: Hypervisor, path: str) -> libvirt.virStorageVol | None:

@@ -1,0 +1,35 @@
+"""The record of the last change, in the metadata of the VM itself."""
+
+from kvmctl.model import undo_record, xml
+from kvmctl.model.metadata import Metadata, from_element, put, to_element
+from kvmctl.model.undo_record import UndoRecord
+
+DEFINITION = "<domain><name>a</name><title>x &amp; ]]&gt; y</title></domain>"
+
+
+def test_a_definition_comes_back_as_it_was() -> None:
+    record = UndoRecord("set a --vcpus 2", "2026-01-01T00:00:00+00:00", definition=DEFINITION)
+    kept = undo_record.put(Metadata(created="now"), record)
+    again = from_element(xml.parse(xml.raw(to_element(kept))))
+    assert undo_record.read(again) == record
+    assert again.created == "now"
+
+
+def test_there_is_one_record_and_it_can_go() -> None:
+    first = undo_record.put(Metadata(), UndoRecord("a", "1", snapshot=True))
+    second = undo_record.put(first, UndoRecord("b", "2", snapshot=True))
+    assert len(second.extra) == 1
+    assert undo_record.read(second) == UndoRecord("b", "2", snapshot=True)
+    assert undo_record.read(undo_record.put(second, None)) is None
+
+
+def test_a_definition_is_kept_without_the_records_in_it() -> None:
+    domain = xml.parse(DEFINITION)
+    put(domain, undo_record.put(Metadata(created="now"), UndoRecord("a", "1", definition="<domain/>")))
+    kept = undo_record.without(xml.raw(domain))
+    assert "undo" not in kept
+    assert "created" in kept
+
+
+def test_a_record_that_leads_nowhere_is_none() -> None:
+    assert undo_record.read(undo_record.put(Metadata(), UndoRecord("a", "1"))) is None
