@@ -102,6 +102,7 @@ class WithMaximum(click.ParamType):
 @click.option("--autostart", is_flag=True, help="Start it with the host.")
 @click.option("--start/--no-start", default=True, help="Start it now.")
 @click.option("--wait", type=click.Choice(WAITS), help="Return when the guest has got this far.")
+@click.option("--strict", is_flag=True, help="Refuse where the host would promise more than it should.")
 @click.option("--keep", is_flag=True, help="Keep the VM where --wait gives up.")
 @timeout("10m")
 @dry_run

@@ -113,6 +113,7 @@ def _simple(
 @click.command()
 @targets()
 @click.option("--paused", is_flag=True, help="Leave it paused at its first instruction.")
+@click.option("--strict", is_flag=True, help="Refuse where the host would promise more than it should.")
 @click.option("--fresh", is_flag=True, help="Boot even if it has a saved state, which is lost (asks first).")
 @wait_option
 @timeout("5m")
@@ -126,6 +127,7 @@ def start(
     all_: bool,
     parallel: int,
     paused: bool,
+    strict: bool,
     fresh: bool,
     wait: str | None,
     timeout: float,
@@ -150,7 +152,7 @@ def start(
             return would(found.row(), found.does)
         if fresh and found.does and lifecycle.has_saved_state(found):
             output.confirm(app, f"{found.name} has a saved state, which starting it fresh throws away. Go on?")
-        row = lifecycle.start(hypervisor, found, paused=paused, fresh=fresh)
+        row = lifecycle.start(hypervisor, found, paused=paused, fresh=fresh, strict=strict)
         return waited(app, hypervisor, row, wait, timeout, parallel)
 
     if paused and wait:

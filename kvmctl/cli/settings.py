@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("--title", metavar="TEXT", help="A short title; empty takes it away.")
 @click.option("--description", metavar="TEXT", help="A description; empty takes it away.")
 @click.option("--autostart/--no-autostart", default=None, help="Whether it starts with its host.")
+@click.option("--strict", is_flag=True, help="Refuse where the host would promise more than it should.")
 @click.option("--live", is_flag=True, help="Only for the run, not for the next start.")
 @click.option("--config", is_flag=True, help="Only for the next start, not for the run.")
 @always_waits
@@ -37,6 +38,7 @@ def set_command(
     title: str | None,
     description: str | None,
     autostart: bool | None,
+    strict: bool,
     live: bool,
     config: bool,
     dry_run: bool,
@@ -74,7 +76,7 @@ def set_command(
     found, several = resolve(hypervisor, names, all_)
 
     def act(name: str) -> dict[str, Any]:
-        return _act(app, hypervisor, operation.plan(hypervisor, name, wanted, where), dry_run)
+        return _act(app, hypervisor, operation.plan(hypervisor, name, wanted, where, strict=strict), dry_run)
 
     def sentence(row: dict[str, Any]) -> str:
         name, changes = output.plain(row["name"]), "; ".join(row["changes"])

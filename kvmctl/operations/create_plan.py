@@ -27,7 +27,7 @@ from kvmctl.operations.pci import choose
 from kvmctl.operations.pci_host import judge_host
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.seed import Seed, hostname_for
-from kvmctl.preflight import osinfo
+from kvmctl.preflight import osinfo, overcommit
 from kvmctl.preflight.accel import AccelChoice, choose_accel
 
 DEFAULT_MEMORY = 2048 * MIB
@@ -77,6 +77,7 @@ class Request:
     seed: bool | None = None
     autostart: bool = False
     start: bool = True
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -228,11 +229,13 @@ def plan(hypervisor: Hypervisor, request: Request, progress: Progress | None = N
         metadata=metadata,
     )
     sizes = [volume.capacity_bytes for volume in parts.volumes if volume.volume.role == "disk"]
-    warnings = [
-        text
-        for text in (choice.warning, *create_system.too_little(spec, sizes, system), *parts.warnings, *network.warnings)
-        if text
-    ]
+    too_much: list[str] = []
+    if request.start:
+        promise = overcommit.Promise(spec.vcpus, spec.memory_bytes)
+        too_much = overcommit.check(hypervisor, promise, strict=request.strict)
+    too_little = create_system.too_little(spec, sizes, system)
+    said = (choice.warning, *too_much, *too_little, *parts.warnings, *network.warnings)
+    warnings = [text for text in said if text]
     return Plan(
         request.name,
         uuid,

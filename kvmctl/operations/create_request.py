@@ -79,6 +79,7 @@ def from_options(name: str, given: Mapping[str, Any]) -> Request:
         seed=given.get("seed"),
         autostart=bool(given.get("autostart")),
         start=bool(given.get("start", True)),
+        strict=bool(given.get("strict")),
     )
 
 

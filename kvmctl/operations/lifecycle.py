@@ -19,7 +19,7 @@ from kvmctl.model.state import ACTIVE, word
 from kvmctl.operations import ports
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.watch import Watch
-from kvmctl.preflight import cards, dependents, nics
+from kvmctl.preflight import cards, dependents, nics, overcommit
 
 # A guest that boots does not hear the power button yet, so it is pressed again; nova's
 # _clean_shutdown() does so as often.
@@ -139,20 +139,25 @@ def state_of(domain: libvirt.virDomain) -> str:
         raise
 
 
-def start(hypervisor: Hypervisor, found: Plan, *, paused: bool = False, fresh: bool = False) -> dict[str, Any]:
+def start(
+    hypervisor: Hypervisor, found: Plan, *, paused: bool = False, fresh: bool = False, strict: bool = False
+) -> dict[str, Any]:
     """Start it, from its saved state if there is one (``fresh`` throws that away), ``paused`` if wanted.
 
     Adds ``warnings``: what is not as it should be though the VM runs (a port that could not be published).
+    Raises Refused where the host would have promised too much and that is ``strict``.
     """
     warnings: list[str] = []
     if found.does is not None:
         with translated(hypervisor.uri):
+            _state, _most, memory, vcpus, _time = found.domain.info()
+            too_much = overcommit.check(hypervisor, overcommit.Promise(vcpus, memory * 1024), strict=strict)
             nics.check_start(found.domain, cache(lambda: tuple(cards.everywhere(hypervisor))))
         flags = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
         flags |= libvirt.VIR_DOMAIN_START_FORCE_BOOT if fresh else 0
         goal = {"running", "blocked", "paused"}
         changed = _act(hypervisor, found, lambda: found.domain.createWithFlags(flags), goal)
-        warnings = ports.reapply(hypervisor, found.domain)
+        warnings = [*too_much, *ports.reapply(hypervisor, found.domain)]
         return {**found.row(state_of(found.domain), changed=changed), "warnings": warnings}
     return {**found.row(), "warnings": warnings}
 

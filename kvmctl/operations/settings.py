@@ -21,6 +21,7 @@ from kvmctl.model.units import human_size
 from kvmctl.operations import undoing
 from kvmctl.operations.lifecycle import state_of
 from kvmctl.operations.undo import Undo
+from kvmctl.preflight import overcommit
 
 KIB = 1024
 Where = Literal["both", "live", "config"]
@@ -64,6 +65,7 @@ class Plan:
     where: Where
     settings: Settings
     changes: tuple[Change, ...]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,11 @@ class _Look:
         return f"'kvmctl set {self.name} --config --{key}' saves it for the next start"
 
 
-def plan(hypervisor: Hypervisor, name: str, settings: Settings, where: Where = "both") -> Plan:
-    """Look what would have to change. Raises NotFound; Conflict and UsageProblem for what cannot be."""
+def plan(hypervisor: Hypervisor, name: str, settings: Settings, where: Where = "both", *, strict: bool = False) -> Plan:
+    """Look what would have to change. Raises NotFound; Conflict and UsageProblem for what cannot be.
+
+    With ``strict`` Refused where the host would promise its guests too much; else Plan.warnings says so.
+    """
     domain = hypervisor.find(name)
     with translated(hypervisor.uri):
         state, persistent = state_of(domain), bool(domain.isPersistent())
@@ -100,7 +105,17 @@ def plan(hypervisor: Hypervisor, name: str, settings: Settings, where: Where = "
             else None,
         )
         changes = [change for find in _CHANGES for change in find(look, settings)]
-        return Plan(domain, shown, domain.UUIDString(), state, where, settings, tuple(changes))
+        said = overcommit.check(hypervisor, _promised(look, settings), strict=strict)
+        return Plan(domain, shown, domain.UUIDString(), state, where, settings, tuple(changes), tuple(said))
+
+
+def _promised(look: _Look, settings: Settings) -> overcommit.Promise:
+    """What the running guest gets on top of what it has."""
+    if look.live is None:
+        return overcommit.Promise(0, 0)
+    vcpus = (settings.vcpus or look.live.vcpus) - look.live.vcpus
+    has = look.live.memory_bytes or 0
+    return overcommit.Promise(max(0, vcpus), max(0, (settings.memory_bytes or has) - has))
 
 
 def run(hypervisor: Hypervisor, found: Plan) -> dict[str, Any]:
@@ -122,7 +137,7 @@ def _result(found: Plan) -> dict[str, Any]:
     domain = found.domain
     state = state_of(domain)
     live = state in ACTIVE and found.where != "config"
-    warnings = []
+    warnings = list(found.warnings)
     wanted = found.settings.memory_bytes
     if live and wanted is not None and found.changes and (short := _balloon_short(domain, wanted)) is not None:
         warnings.append(

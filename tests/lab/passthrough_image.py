@@ -49,7 +49,7 @@ _MASKED = [
 # Only what finds the root disk: the emulated CPU takes seconds to unpack and probe the rest.
 _INITRAMFS_MODULES = "virtio_pci virtio_blk ext4"
 # Drivers of the devices that are passed on.
-_INNER_MODULES = ["e1000e", "e1000", "nvme", "xhci-pci", "usb-storage"]
+_INNER_MODULES = ["e1000e", "e1000", "nvme", "xhci-pci", "usb-storage", "sd_mod"]
 _INNER_INIT = """#!/bin/busybox sh
 /bin/busybox mount -t proc p /proc
 /bin/busybox mount -t sysfs s /sys

@@ -107,6 +107,18 @@ def test_devices_are_given_back_and_others_plugged_in(outer: PassthroughHost, in
         assert held.returncode == 4
         assert words in held.stderr
 
+    # A USB stick, plugged in and out.
+    (stick,) = [row for row in outer.kvmctl("usb", "list", "-o", "json").json() if row["assignable"]]
+    ids = f"{stick['vendor_id']}:{stick['product_id']}"
+    outer.kvmctl("usb", "attach", inner, ids)
+    outer.wait_inside(inner, r" usb=1 ")
+    assert [r["used_by"] for r in outer.kvmctl("usb", "list", "-o", "json").json() if r["address"] == stick["address"]]
+    assert outer.kvmctl("usb", "attach", inner, ids, "-o", "json").json()["changed"] is False
+    assert outer.kvmctl("usb", "attach", "other", ids, check=False).returncode == 4
+    outer.kvmctl("usb", "detach", inner, ids)
+    outer.wait_inside(inner, r" usb=0 ")
+    assert outer.kvmctl("usb", "detach", inner, ids, check=False).returncode == 3
+
     # And all the others are given back when the guest is off.
     outer.kvmctl("destroy", inner)
     assert outer.drivers([first, third]) == {"e1000e"}
