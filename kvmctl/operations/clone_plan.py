@@ -234,6 +234,11 @@ class _Maker:
         if self.seed is not None and not any(disk.path == self.seed.path for disk in preflight.disks_of(tree)):
             self.seed = None
         self.seed_path = self.seed.path if self.seed else None
+        if self.seed is None and mode != "live" and not keep_identity:
+            self.notes.append(
+                f"{source} has no cloud-init seed of kvmctl's: machine-id, SSH host keys and host name inside the copy "
+                "stay the source's (--keep-identity says that this is meant)"
+            )
         if remembered.forwards:
             self.notes.append("the ports published for the source stay with it: 'kvmctl port add' publishes the copy's")
 

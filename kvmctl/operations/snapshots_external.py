@@ -84,6 +84,8 @@ def create(
 ) -> None:
     """Take it. ``undo`` merges the disks again and deletes the files."""
     active = bool(domain.isActive())
+    if files.memory is not None:
+        memory_file.check_room(hypervisor, domain, files.memory)
     freeze.claim(hypervisor, domain, files.layers, undo)
     with translated(hypervisor.uri):
         known = metadata.read(domain)
@@ -94,7 +96,6 @@ def create(
     name = request.findtext("name") or ""
     undo.add(f"take back the snapshot {name}", lambda: _take_back(hypervisor, domain, name, files.layers, active))
     if files.memory is not None:
-        memory_file.check_room(hypervisor, domain, files.memory)
         memory = files.memory
         undo.add(f"delete {memory.path}", lambda: memory_file.delete(hypervisor, memory))
         flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_LIVE if snapshots.state_of(domain) == "running" else 0
