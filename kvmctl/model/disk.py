@@ -14,6 +14,8 @@ DISCARDS = ("ignore", "unmap")
 # What a device's name begins with on each bus (libvirt's virDomainDiskDefAssignAddress).
 PREFIXES = {"virtio": "vd", "scsi": "sd", "sata": "sd", "usb": "sd", "ide": "hd", "fdc": "fd"}
 SMALLEST_DISK = MIB
+# What qcow2 can address with its usual clusters of 64 KiB (QCOW_MAX_L1_SIZE in QEMU's block/qcow2.h).
+LARGEST_DISK = 2 * 1024**5
 
 _HINT = "write it SIZE or PATH, then ,bus= ,format= ,cache= ,pool= ,discard= ,serial= ,iops= ,bps= ,readonly ,shareable"
 
@@ -93,6 +95,8 @@ def parse_disk(text: str) -> DiskRequest:
         bytes_ = parse_size(size, GIB)
         if bytes_ < SMALLEST_DISK:
             raise UsageProblem(f"--disk {text[:100]!a}: a disk has at least 1 MiB")
+        if bytes_ > LARGEST_DISK:
+            raise UsageProblem(f"--disk {text[:100]!a}: a disk has at most 2 PiB", "a number without a unit is GiB")
         return NewDisk(-(-bytes_ // 512) * 512, tuning, format_, pool)
     if pool is not None:
         raise UsageProblem(f"--disk {text[:100]!a}: pool= goes with a size, not with a path")

@@ -8,6 +8,7 @@ import libvirt
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import Conflict, KvmctlError, NotFound, Refused, UsageProblem
 from kvmctl.model import xml
+from kvmctl.model.disk import LARGEST_DISK
 from kvmctl.model.units import GIB, human_size, parse_size
 from kvmctl.operations import hypervisor_files
 from kvmctl.operations.disks import disks_of, find_target, source_of
@@ -43,6 +44,8 @@ class Resize:
 def plan(hypervisor: Hypervisor, name: str, which: str, size: str) -> Resize:
     """``size`` is the new one (``20G``), or with ``+`` what is added. Raises UsageProblem for a smaller one."""
     grown = parse_size(size.removeprefix("+"), GIB)
+    if grown > LARGEST_DISK:
+        raise UsageProblem(f"{size[:40]!a}: a disk has at most 2 PiB", "a number without a unit is GiB")
     domain = hypervisor.find(name)
     with translated(hypervisor.uri):
         shown = domain.name()

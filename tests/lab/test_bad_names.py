@@ -81,7 +81,7 @@ def _signals() -> Iterator[None]:
 
 
 def words(name: str, index: int, hostile: str, victim: str, safe: bool) -> list[str]:
-    """The command line with ``hostile`` at place ``index``; after ``--`` where ``safe``, so that it is a name at all."""
+    """The command line with ``hostile`` at place ``index``; with ``safe`` after ``--``, so that it is a name at all."""
     filled = []
     for place, argument in enumerate(arguments(LEAVES[name])):
         if place == index:
@@ -108,7 +108,8 @@ def test_a_hostile_name_is_refused_in_one_line(
     monkeypatch.setenv("LIBVIRT_DEFAULT_URI", host_a.uri)
     monkeypatch.setenv("EDITOR", "false")
     what = arguments(LEAVES[name])[index]
-    names_a_vm = what.name in ("vm", "names", "name", "source", "new_name")
+    # A snapshot may be called what a VM may not, and then fails for what the VM has not.
+    names_a_vm = what.name in ("vm", "names", "name", "source", "new_name") and name != "snapshot create"
     expected = {2, 3} if names_a_vm else FURTHER
     before = host_a.conn.lookupByName(victim).XMLDesc(0)
     wrong = []

@@ -42,6 +42,8 @@ def test_reads_what_users_write(text: str, expected: object) -> None:
         "10G,serial=\x1b",
         "/a\nb",
         "99999999999999G",
+        "2049T",
+        "4294967296",
         "1k",
     ],
 )
