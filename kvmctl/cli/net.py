@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from kvmctl.cli import output
-from kvmctl.cli.options import App, dry_run, everywhere
+from kvmctl.cli.options import App, dry_run, everywhere, everywhere_and
 from kvmctl.cli.output import Column
 
 NAME = click.argument("name")
@@ -256,3 +256,28 @@ def leases(app: App, name: str | None) -> None:
         name="ip",
         empty="no leases",
     )
+
+
+@net.command("map")
+@everywhere_and("svg", "dot")
+@click.pass_obj
+def draw_map(app: App) -> None:
+    """Draw the host, its networks, bridges and devices, and who is in them.
+
+    As a tree in the terminal; -o svg and -o dot (for Graphviz) make a picture.
+
+    \b
+    Examples:
+      kvmctl net map
+      kvmctl net map -o svg > networks.svg
+      kvmctl net map -o dot | dot -Tpng > networks.png
+    """
+    from kvmctl.model import net_map
+    from kvmctl.operations import net_map as operation
+
+    root = operation.draw(app.connect())
+    if app.output in ("json", "yaml", "name"):
+        output.show_one(app, root.as_dict())
+    else:
+        drawn = {"svg": net_map.as_svg, "dot": net_map.as_dot}.get(app.output, net_map.as_text)
+        output.show_text(drawn(root))

@@ -23,50 +23,61 @@ def _store(attribute: str) -> Callable[[click.Context, click.Parameter, Any], No
 
 def everywhere(command: F) -> F:
     """The options that work before and after every command."""
-    for option in reversed(
-        (
-            click.option(
-                "-c",
-                "--connect",
-                metavar="URI",
-                expose_value=False,
-                callback=_store("uri"),
-                help="The hypervisor, as a libvirt URI.",
-            ),
-            click.option(
-                "-o",
-                "--output",
-                type=click.Choice(OUTPUTS),
-                expose_value=False,
-                callback=_store("output"),
-                help="How to print the result.",
-            ),
-            click.option(
-                "-q",
-                "--quiet",
-                is_flag=True,
-                expose_value=False,
-                callback=_store("quiet"),
-                help="No progress, hints or warnings.",
-            ),
-            click.option(
-                "--color",
-                type=click.Choice(("auto", "always", "never")),
-                expose_value=False,
-                callback=_store("color"),
-                help="When to use colour (NO_COLOR works too).",
-            ),
-            click.option(
-                "--debug",
-                is_flag=True,
-                expose_value=False,
-                callback=_store("debug"),
-                help="Show a traceback when something fails.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+    return everywhere_and()(command)
+
+
+def everywhere_and(*formats: str) -> Callable[[F], F]:
+    """The same for a command that prints more than the usual formats (``svg``)."""
+
+    def decorate(command: F) -> F:
+        for option in reversed(_shared((*OUTPUTS, *formats))):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _shared(outputs: tuple[str, ...]) -> tuple[Callable[[F], F], ...]:
+    return (
+        click.option(
+            "-c",
+            "--connect",
+            metavar="URI",
+            expose_value=False,
+            callback=_store("uri"),
+            help="The hypervisor, as a libvirt URI.",
+        ),
+        click.option(
+            "-o",
+            "--output",
+            type=click.Choice(outputs),
+            expose_value=False,
+            callback=_store("output"),
+            help="How to print the result.",
+        ),
+        click.option(
+            "-q",
+            "--quiet",
+            is_flag=True,
+            expose_value=False,
+            callback=_store("quiet"),
+            help="No progress, hints or warnings.",
+        ),
+        click.option(
+            "--color",
+            type=click.Choice(("auto", "always", "never")),
+            expose_value=False,
+            callback=_store("color"),
+            help="When to use colour (NO_COLOR works too).",
+        ),
+        click.option(
+            "--debug",
+            is_flag=True,
+            expose_value=False,
+            callback=_store("debug"),
+            help="Show a traceback when something fails.",
+        ),
+    )
 
 
 def confirmed(command: F) -> F:

@@ -190,9 +190,12 @@ def nic(interface: xml.Element) -> NicView:
     """Read one ``<interface>``."""
     kind = interface.get("type", "")
     source = interface.find("source")
+    # A network of macvtap or bridge mode makes its cards that when the guest starts, and libvirt then shows
+    # the card's new kind with the network's name beside it: it is a card of that network all the same.
+    via = kind
+    if source is not None and source.get("network"):
+        kind = "network"
     key = {"network": "network", "bridge": "bridge", "direct": "dev", "ethernet": "dev"}.get(kind)
-    # A network of plain macvtap or bridge mode makes its cards that when the guest starts; libvirt keeps
-    # calling them by the network's name, and so does this.
     return NicView(
         mac=_attribute(interface, "mac", "address"),
         model=_attribute(interface, "model", "type"),
@@ -200,7 +203,7 @@ def nic(interface: xml.Element) -> NicView:
         source=source.get(key) if source is not None and key is not None else None,
         target=_attribute(interface, "target", "dev"),
         link_up=_attribute(interface, "link", "state") != "down",
-        macvtap_mode=source.get("mode", "vepa") if source is not None and kind == "direct" else None,
+        macvtap_mode=source.get("mode", "vepa") if source is not None and via == "direct" else None,
     )
 
 

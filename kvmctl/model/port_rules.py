@@ -40,8 +40,9 @@ class Rule:
         ipaddress.IPv4Network(self.subnet)
         if self.address is not None:
             ipaddress.IPv4Address(self.address)
-        assert 0 < self.host_port < 65536 and 0 < self.guest_port < 65536
-        assert self.protocol in ("tcp", "udp") and _SAFE_INTERFACE.match(self.bridge)
+        sound = 0 < self.host_port < 65536 and 0 < self.guest_port < 65536 and self.protocol in ("tcp", "udp")
+        if not sound or not _SAFE_INTERFACE.match(self.bridge):
+            raise ValueError(f"no rule can be made of {self}")
 
     @property
     def from_loopback(self) -> bool:

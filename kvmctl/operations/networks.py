@@ -268,7 +268,7 @@ def create(hypervisor: Hypervisor, plan: Plan) -> dict[str, Any]:
             # The link in libvirt's autostart folder goes away with the definition.
             network.setAutostart(1)
         if plan.start:
-            network.create()
+            _start(network)
             undo.add(f"stop the network {plan.network.name}", network.destroy)
         made = row(network, read(network))
         undo.keep()
@@ -281,9 +281,22 @@ def start(hypervisor: Hypervisor, name: str) -> dict[str, Any]:
     with translated(hypervisor.uri):
         changed = not network.isActive()
         if changed:
-            network.create()
+            _start(network)
         reattached = reattach(hypervisor) if changed else []
         return {**row(network, read(network)), "changed": changed, "reattached": reattached}
+
+
+def _start(network: libvirt.virNetwork) -> None:
+    try:
+        network.create()
+    except libvirt.libvirtError as error:
+        if "No chain/target/match" in error.get_error_message():
+            raise KvmctlError(
+                f"the network {network.name()} cannot start: libvirt's chains are gone from the firewall, flushed "
+                "while libvirtd was running",
+                "restart libvirtd, which makes them anew and leaves guests alone ('systemctl restart libvirtd')",
+            ) from error
+        raise
 
 
 def reattach(hypervisor: Hypervisor) -> list[str]:

@@ -1,0 +1,223 @@
+"""Networks of every mode: made, seen in them by packets, refused where they would harm, gone without a trace."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.lab import images
+from tests.lab.guest import Guest
+from tests.lab.hosts import Host
+
+Console = Callable[[Host, str], Guest]
+
+
+def boot(tiny: images.Tiny, more: str = "") -> list[str]:
+    """The options of create that boot the tiny guest."""
+    cmdline = f"{tiny.cmdline} {more}"
+    given = ["--kernel", str(tiny.kernel), "--initrd", str(tiny.initrd), "--cmdline", cmdline]
+    return [*given, "--memory", "256M", "--vcpus", "1"]
+
+
+def pings(guest: Guest, address: str) -> bool:
+    """Whether an echo comes back to the guest."""
+    return " 1 packets received" in guest.run(f"ping -c 1 -W 2 {address}", check=False)
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_a_network_from_its_making_to_its_end(host_a: Host) -> None:
+    made = host_a.kvmctl(
+        *("net", "create", "lab", "--subnet", "10.50.0.0/24", "--subnet", "fd00:50::/64"),
+        *("--dhcp", "10.50.0.100-10.50.0.200", "--reserve", "52:54:00:50:00:01=10.50.0.9,printer"),
+        *("--domain", "lab.example", "-o", "json"),
+    ).json()
+    assert made["mode"] == "nat" and made["active"] and made["autostart"] and made["persistent"]
+    assert made["subnets"] == ["10.50.0.0/24", "fd00:50::/64"]
+    assert made["dhcp"] == "10.50.0.100-10.50.0.200"
+    (listed,) = [row for row in host_a.kvmctl("net", "list", "-o", "json").json() if row["name"] == "lab"]
+    assert listed == made
+    info = host_a.kvmctl("net", "info", "lab", "-o", "json").json()
+    assert info["domain"] == "lab.example" and info["gateways"] == ["10.50.0.1", "fd00:50::1"]
+    assert info["reservations"] == [{"mac": "52:54:00:50:00:01", "ip": "10.50.0.9", "name": "printer"}]
+    assert "10.50.0.1/24" in host_a.net.ip("address", "show", made["bridge"]).stdout
+    # virsh sees the same.
+    assert "localOnly='yes'" in host_a.virsh("net-dumpxml", "lab").stdout
+    assert host_a.kvmctl("net", "stop", "lab", "-o", "json").json()["changed"] is True
+    assert host_a.kvmctl("net", "stop", "lab", "-o", "json").json()["changed"] is False
+    assert host_a.kvmctl("net", "start", "lab", "-o", "json").json()["active"] is True
+    assert host_a.kvmctl("net", "delete", "lab", "-o", "json").json()["changed"] is True
+    assert host_a.kvmctl("net", "info", "lab", check=False).returncode == 3
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_a_subnet_in_use_is_refused_with_the_culprit(host_a: Host) -> None:
+    host_a.start_default_network()
+
+    def create(*args: str) -> tuple[int, str]:
+        done = host_a.kvmctl("net", "create", "bad", *args, "-o", "json", check=False)
+        return done.returncode, done.error()["message"]
+
+    code, told = create("--subnet", f"{host_a.subnet}.128/25")
+    assert code == 7 and "the network 'default'" in told
+    code, told = create("--subnet", "10.77.0.0/16")
+    assert code == 7 and "the host's route over lab0" in told
+    host_a.net.ip("route", "add", "172.31.0.0/16", "via", "10.77.0.254")
+    code, told = create("--subnet", "172.31.7.0/24", "--mode", "isolated")
+    host_a.net.ip("route", "del", "172.31.0.0/16")
+    assert code == 7 and "172.31.0.0/16" in told
+    for args, reason in (
+        (["--subnet", "10.0.0.0/33"], "not a subnet"),
+        (["--subnet", "0.0.0.0/0"], "no size"),
+        (["--subnet", "10.0.0.5/24"], "behind its prefix"),
+        (["--subnet", "10.0.0.0/24", "--dhcp", "10.0.1.1-10.0.1.9"], "outside"),
+        (["--bridge", "br0;reboot"], "cannot be the name"),
+        (["--bridge", "0123456789abcdef"], "too long"),
+        (["--mode", "bridge"], "needs --bridge"),
+        (["--mode", "bridge", "--bridge", "lan0"], "is not a bridge"),
+        (["--mode", "macvtap"], "needs --dev"),
+        (["--mode", "bridge", "--bridge", "br9", "--subnet", "10.0.0.0/24"], "does not go with"),
+        (["--domain", "a b"], "not a DNS domain"),
+    ):
+        code, told = create(*args)
+        assert code == 2 and reason in told, args
+    assert create("--mode", "bridge", "--bridge", "nosuch")[0] == 3
+    assert create("--bridge", "lab0")[0] == 4
+    assert host_a.kvmctl("net", "create", "default", check=False).returncode == 4
+    assert host_a.kvmctl("net", "create", "../x", check=False).returncode == 2
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+@pytest.mark.parametrize("call", ["setAutostart", "create", "isActive"])
+def test_a_failure_in_the_making_leaves_nothing(host_a: Host, tmp_path: Path, call: str) -> None:
+    # libvirt's own chains come with the first network and stay.
+    host_a.start_default_network()
+    links, rules = host_a.net.ip("link").stdout, host_a.run(["iptables", "-S"]).stdout
+    script = tmp_path / "broken.py"
+    script.write_text(
+        "import runpy, sys, libvirt\n"
+        f"real = libvirt.virNetwork.{call}\n"
+        "def fail(self, *a):\n"
+        "    if self.name() == 'half':\n"
+        f"        libvirt.virNetwork.{call} = real\n"
+        "        raise OSError(5, 'injected failure')\n"
+        "    return real(self, *a)\n"
+        f"libvirt.virNetwork.{call} = fail\n"
+        "sys.argv = ['kvmctl', 'net', 'create', 'half']\n"
+        "runpy.run_module('kvmctl', run_name='__main__')\n"
+    )
+    done = host_a.client([sys.executable, str(script)], env=host_a.environment(), check=False)
+    assert done.returncode == 1 and "injected failure" in done.stderr
+    assert "half" not in host_a.virsh("net-list", "--all").stdout
+    assert (host_a.net.ip("link").stdout, host_a.run(["iptables", "-S"]).stdout) == (links, rules)
+
+
+def test_isolated_networks_do_not_see_each_other(host_a: Host, tiny: images.Tiny, console: Console) -> None:
+    for name in ("iso1", "iso2"):
+        host_a.kvmctl("net", "create", name, "--mode", "isolated")
+    nets = {name: host_a.kvmctl("net", "info", name, "-o", "json").json() for name in ("iso1", "iso2")}
+    # One guest with a card in the first and, on the other side, the second network's own guest.
+    for name in ("iso1", "iso2"):
+        host_a.kvmctl("create", f"in-{name}", *boot(tiny), "--net", f"network:{name}")
+    one, two = console(host_a, "in-iso1"), console(host_a, "in-iso2")
+    first, second = one.address(), two.address()
+    assert pings(one, nets["iso1"]["gateways"][0])
+    # A route that the guest makes itself does not help it either.
+    one.run(f"ip route replace default via {nets['iso1']['gateways'][0]}")
+    two.run(f"ip route replace default via {nets['iso2']['gateways'][0]}")
+    assert not pings(one, second) and not pings(two, first)
+    assert not pings(one, "10.77.0.254")
+    busy = host_a.kvmctl("net", "stop", "iso1", "-o", "json", check=False)
+    assert busy.returncode == 4 and "in-iso1" in busy.error()["message"]
+    leases = host_a.kvmctl("net", "leases", "-o", "json").json()
+    assert {(row["network"], row["vm"], row["ip"]) for row in leases} == {
+        ("iso1", "in-iso1", first),
+        ("iso2", "in-iso2", second),
+    }
+    assert host_a.kvmctl("net", "delete", "iso1", "--force").returncode == 0
+
+
+def test_routed_and_open_networks_and_a_bridge(host_a: Host, host_b: Host, tiny: images.Tiny, console: Console) -> None:
+    host_a.kvmctl("net", "create", "routed", "--mode", "route", "--subnet", "10.60.0.0/24")
+    host_a.net.bridge("br0", "lan0")
+    try:
+        host_a.kvmctl("net", "create", "joined", "--mode", "bridge", "--bridge", "br0")
+        cards = ["--net", "network:routed,mac=52:54:00:60:00:01,ip=10.60.0.50", "--net", "network:joined"]
+        host_a.kvmctl("create", "both", *boot(tiny), *cards)
+        guest = console(host_a, "both")
+        # The reservation that came with the card.
+        assert guest.address() == "10.60.0.50"
+        host_b.net.ip("route", "add", "10.60.0.0/24", "via", host_a.address)
+        assert host_b.client(["ping", "-c1", "-W3", "10.60.0.50"]).returncode == 0
+        guest.run("ip address add 10.78.0.33/24 dev eth1")
+        assert pings(guest, "10.78.0.254")
+        rows = host_a.kvmctl("nic", "list", "both", "-o", "json").json()
+        assert [(row["mode"], row["source"], row["reserved"]) for row in rows] == [
+            ("network", "routed", "10.60.0.50"),
+            ("network", "joined", None),
+        ]
+        warned = host_a.kvmctl("nic", "attach", "both", "bridge:br0,model=rtl8139", "--config")
+        assert "rtl8139" in warned.stderr and "virtio" in warned.stderr
+        host_a.kvmctl("delete", "--yes", "both")
+        reserved = host_a.kvmctl("net", "info", "routed", "-o", "json").json()["reservations"]
+        assert reserved == []
+    finally:
+        host_b.net.ip("route", "flush", "10.60.0.0/24")
+        host_a.net.ip("link", "set", "lan0", "nomaster")
+        host_a.net.ip("link", "del", "br0")
+
+
+def test_cards_of_a_running_guest(host_a: Host, tiny: images.Tiny, console: Console) -> None:
+    host_a.start_default_network()
+    mac = "52:54:00:61:00:01"
+    host_a.kvmctl("create", "cards", *boot(tiny), "--net", "nat")
+    guest = console(host_a, "cards")
+    guest.address()
+    attach = ["nic", "attach", "cards", f"nat,mac={mac},ip={host_a.subnet}.77"]
+    made = host_a.kvmctl(*attach, "-o", "json").json()
+    assert (made["mac"], made["live"], made["saved"], made["changed"]) == (mac, True, True, True)
+    assert guest.address("eth1") == f"{host_a.subnet}.77"
+    for which in ((), ("--inactive",)):
+        assert host_a.virsh("dumpxml", "cards", *which).stdout.count(mac) >= 1
+    row = next(row for row in host_a.kvmctl("nic", "list", "cards", "-o", "json").json() if row["mac"] == mac)
+    assert row["ips"] == [f"{host_a.subnet}.77"] and row["reserved"] == f"{host_a.subnet}.77"
+    host_a.kvmctl("nic", "link", "cards", mac, "down")
+    guest.run("until [ $(cat /sys/class/net/eth1/carrier) = 0 ]; do sleep 0.2; done")
+    again = host_a.kvmctl("nic", "link", "cards", mac, "down", "-o", "json").json()
+    assert (again["changed"], again["link_up"]) == (False, False)
+    host_a.kvmctl("nic", "link", "cards", mac, "up")
+    guest.run("until [ $(cat /sys/class/net/eth1/carrier) = 1 ]; do sleep 0.2; done")
+    for wrong, code in (
+        (f"nat,mac={mac}", 4),
+        ("nat,mac=53:54:00:00:00:01", 2),
+        ("nat,mac=52:54:00:00:01", 2),
+        ("nat:nosuch", 3),
+        ("bridge:nosuch", 3),
+        ("bridge:lan0", 2),
+        (f"nat,ip={host_a.subnet}.77", 4),
+        ("nat,ip=10.1.2.3", 2),
+        ("none", 2),
+        ("macvtap:lan0:bridg", 2),
+    ):
+        assert host_a.kvmctl("nic", "attach", "cards", wrong, check=False).returncode == code, wrong
+    host_a.kvmctl("nic", "detach", "cards", mac)
+    guest.run("until [ ! -e /sys/class/net/eth1 ]; do sleep 0.2; done")
+    assert mac not in host_a.virsh("dumpxml", "cards").stdout + host_a.virsh("dumpxml", "cards", "--inactive").stdout
+    assert mac not in host_a.virsh("net-dumpxml", "default").stdout
+    assert host_a.kvmctl("nic", "detach", "cards", mac, check=False).returncode == 3
+    host_a.kvmctl("delete", "--yes", "cards")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("model", ["virtio", "e1000", "e1000e", "rtl8139", "pcnet", "ne2k_pci", "vmxnet3"])
+def test_every_model_gets_its_lease_and_reaches_its_gateway(
+    host_a: Host, tiny_full: images.Tiny, console: Console, model: str
+) -> None:
+    host_a.start_default_network()
+    host_a.kvmctl("create", "model", *boot(tiny_full), "--net", f"nat,model={model}")
+    guest = console(host_a, "model")
+    assert guest.address().startswith(f"{host_a.subnet}.")
+    assert pings(guest, f"{host_a.subnet}.1")
+    (row,) = host_a.kvmctl("nic", "list", "model", "-o", "json").json()
+    assert row["model"] == model
+    host_a.kvmctl("delete", "--yes", "model")
