@@ -467,8 +467,10 @@ class _Parts:
         content = seeds.build(seed)
         volume, source = self._free_volume(None, f"{request.name}-seed.iso", "seed")
         self.volumes.append(VolumePlan(volume, "raw", len(content), upload=content))
-        # A CD drive would be the natural place, but Debian's cloud kernel has no driver for AHCI.
-        self._add(source, "raw", media.DiskTuning(readonly=True), boot=False)
+        # A CD drive would be the natural place, but Debian's cloud kernel has no driver for AHCI. Where the
+        # guest's disks are on SATA or IDE it has one, and there libvirt takes no disk that is read-only.
+        drive = self.bus in ("sata", "ide")
+        self._add(source, "raw", media.DiskTuning(readonly=True, device="cdrom" if drive else "disk"), boot=False)
 
     def _free_volume(
         self, pool_name: str | None, name: str, role: Literal["disk", "seed", "other"]
