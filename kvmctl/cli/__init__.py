@@ -36,7 +36,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "define": ("Virtual machines", "definition", "Define a VM from XML, or change the one it names."),
     "dumpxml": ("Virtual machines", "definition", "Print a VM's XML."),
     "edit": ("Virtual machines", "definition", "Edit a VM's XML in $VISUAL or $EDITOR."),
-    "set": ("Virtual machines", "settings", "Change a VM's vCPUs, memory, title, description or autostart."),
+    "set": ("Virtual machines", "settings", "Change a VM's CPUs, memory, limits, boot order, title or autostart."),
     "exec": ("Inside the guest", "exec", "Run a command in a guest, through its agent."),
     "screenshot": ("Inside the guest", "screen", "Take a picture of a VM's screen."),
     "console": ("Inside the guest", "screen", "Join a VM's serial console; Ctrl-] leaves it."),

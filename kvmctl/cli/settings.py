@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 @click.option("--title", metavar="TEXT", help="A short title; empty takes it away.")
 @click.option("--description", metavar="TEXT", help="A description; empty takes it away.")
 @click.option("--autostart/--no-autostart", default=None, help="Whether it starts with its host.")
+@click.option("--cpu", metavar="MODE|MODEL", help="host-model, maximum, a model …; for the next start.")
+@click.option("--pin", "pins", multiple=True, metavar="VCPU:CPUS", help="Host CPUs for a vCPU: 0:2-3, or 0:all.")
+@click.option("--cpu-shares", type=click.IntRange(2, 262144), metavar="N", help="Its weight when CPUs are short.")
+@click.option("--cpu-limit", type=click.IntRange(0, 100), metavar="PERCENT", help="Of a CPU, for each vCPU; 0: none.")
+@click.option("--hugepages/--no-hugepages", default=None, help="Back its memory with huge pages; for the next start.")
+@click.option("--boot", metavar="DEVICE[,...]", help="disk, cdrom, network, targets or MACs; for the next start.")
+@click.option("--disk-limit", "disk_limits", multiple=True, metavar="TARGET,iops=N,bps=SIZE", help="0 takes one away.")
+@click.option("--net-limit", "net_limits", multiple=True, metavar="MAC,in=SIZE,out=SIZE", help="Rates; 0: none.")
 @click.option("--strict", is_flag=True, help="Refuse where the host would promise more than it should.")
 @click.option("--live", is_flag=True, help="Only for the run, not for the next start.")
 @click.option("--config", is_flag=True, help="Only for the next start, not for the run.")
@@ -42,8 +50,9 @@ def set_command(
     live: bool,
     config: bool,
     dry_run: bool,
+    **tuned: Any,
 ) -> None:
-    """Change a VM's vCPUs, memory, title, description or autostart.
+    """Change a VM's CPUs, memory, limits, boot order, title or autostart.
 
     Without --live or --config a running VM is changed at once and for its next start, both or neither.
     A running VM can have no more vCPUs and memory than the maximum it was started with; --config raises
@@ -54,6 +63,8 @@ def set_command(
       kvmctl set web-1 --memory 4G
       kvmctl set web-1 --vcpus 4,max=8 --config
       kvmctl set 'web-*' --title "Web server" --autostart
+      kvmctl set web-1 --pin 0:2 --pin 1:3 --disk-limit vda,iops=500
+      kvmctl set web-1 --boot cdrom,disk --cpu host-passthrough --config
     """
     from kvmctl.cli.targets import for_each, resolve
     from kvmctl.operations import settings as operation
@@ -68,6 +79,7 @@ def set_command(
         title=title,
         description=description,
         autostart=autostart,
+        tuning=_tuning(tuned),
     )
     if wanted == operation.Settings():
         raise UsageProblem("nothing to set is given", "see 'kvmctl set --help'")
@@ -85,6 +97,22 @@ def set_command(
         return f"{name}: {'would set ' if 'would' in row else ''}{changes}"
 
     for_each(app, found, several, act, sentence, parallel)
+
+
+def _tuning(given: dict[str, Any]) -> Any:
+    from kvmctl.model import tuning
+    from kvmctl.operations.settings_tuning import Tuning
+
+    return Tuning(
+        cpu=given["cpu"],
+        pins=tuple(map(tuning.parse_pin, given["pins"])),
+        cpu_shares=given["cpu_shares"],
+        cpu_percent=given["cpu_limit"],
+        hugepages=given["hugepages"],
+        boot=tuple(given["boot"].split(",")) if given["boot"] else (),
+        disk_limits=tuple(map(tuning.parse_disk_limit, given["disk_limits"])),
+        net_limits=tuple(map(tuning.parse_net_limit, given["net_limits"])),
+    )
 
 
 def _act(app: App, hypervisor: "Hypervisor", found: Any, dry: bool) -> dict[str, Any]:

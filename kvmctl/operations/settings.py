@@ -6,7 +6,7 @@ them or none. A further setting is a further function in _CHANGES.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import libvirt
@@ -18,8 +18,9 @@ from kvmctl.model.domain_view import DomainView
 from kvmctl.model.names import harmless
 from kvmctl.model.state import ACTIVE
 from kvmctl.model.units import human_size
-from kvmctl.operations import undoing
+from kvmctl.operations import settings_tuning, undoing
 from kvmctl.operations.lifecycle import state_of
+from kvmctl.operations.settings_tuning import Tuning
 from kvmctl.operations.undo import Undo
 from kvmctl.preflight import overcommit
 
@@ -43,6 +44,7 @@ class Settings:
     title: str | None = None
     description: str | None = None
     autostart: bool | None = None
+    tuning: Tuning = field(default_factory=Tuning)
 
 
 @dataclass(frozen=True)
@@ -329,4 +331,11 @@ def _autostart(look: _Look, settings: Settings) -> list[Change]:
     ]
 
 
-_CHANGES: tuple[Callable[[_Look, Settings], list[Change]], ...] = (_vcpus, _memory, _texts, _autostart)
+def _tuned(look: _Look, settings: Settings) -> list[Change]:
+    found = settings_tuning.steps(
+        look.domain, look.name, settings.tuning, look.live is not None, look.config is not None
+    )
+    return [Change(what, make, undo) for what, make, undo in found]
+
+
+_CHANGES: tuple[Callable[[_Look, Settings], list[Change]], ...] = (_vcpus, _memory, _texts, _autostart, _tuned)

@@ -1,0 +1,235 @@
+"""The settings of ``set`` that tune a VM: CPU, pinning, shares, limits, huge pages, boot order."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import libvirt
+
+from kvmctl.errors import Conflict, KvmctlError, NotFound, Refused, UsageProblem
+from kvmctl.model import tuning, xml
+from kvmctl.model.tuning import DiskLimit, NetLimit, Pin
+from kvmctl.model.units import human_size
+from kvmctl.operations.disks import disks_of
+from kvmctl.operations.pci_host import definitions
+
+LIVE, CONFIG = libvirt.VIR_DOMAIN_AFFECT_LIVE, libvirt.VIR_DOMAIN_AFFECT_CONFIG
+# The period, in microseconds, that a quota is a part of: libvirt's and the kernel's own default.
+_PERIOD = 100_000
+# (what it is for people, what makes it, what takes it back)
+Step = tuple[str, Callable[[], object], Callable[[], object]]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What to tune; None or empty leaves it. ``cpu_percent`` is of one CPU, for each vCPU; 0 takes the limit away."""
+
+    cpu: str | None = None
+    pins: tuple[Pin, ...] = ()
+    cpu_shares: int | None = None
+    cpu_percent: int | None = None
+    hugepages: bool | None = None
+    boot: tuple[str, ...] = ()
+    disk_limits: tuple[DiskLimit, ...] = ()
+    net_limits: tuple[NetLimit, ...] = ()
+
+    @property
+    def next_start_only(self) -> list[str]:
+        """The options among these that a running guest cannot take."""
+        given = (("--cpu", self.cpu), ("--hugepages", self.hugepages), ("--boot", self.boot or None))
+        return [name for name, value in given if value is not None]
+
+
+def steps(domain: libvirt.virDomain, name: str, wanted: Tuning, live: bool, config: bool) -> list[Step]:
+    """What has to be done for ``wanted`` in the running VM (``live``), the definition, or both.
+
+    What is so already is no step. Raises Conflict for the live half of what only a start can change.
+    """
+    if wanted == Tuning():
+        return []
+    if wanted.next_start_only and not config:
+        raise Conflict(f"{wanted.next_start_only[0]} takes effect when {name} starts", "leave --live out")
+    live_xml, saved_xml = definitions(domain)
+    found: list[Step] = []
+    if config and saved_xml is not None:
+        found += _in_definition(domain, name, wanted, saved_xml)
+    for tree, flag in ((live_xml if live else None, LIVE), (saved_xml if config else None, CONFIG)):
+        if tree is not None:
+            found += _pins(domain, name, wanted, tree, flag)
+            found += _scheduler(domain, wanted, tree, flag)
+            found += _disk_limits(domain, name, wanted, tree, flag)
+            found += _net_limits(domain, name, wanted, tree, flag)
+    return found
+
+
+def _where(flag: int) -> str:
+    return "in the running VM" if flag == LIVE else "in the definition"
+
+
+def _in_definition(domain: libvirt.virDomain, name: str, wanted: Tuning, saved: xml.Element) -> list[Step]:
+    found: list[Step] = []
+    cpu, huge = wanted.cpu, wanted.hugepages
+    if cpu is not None and tuning.cpu_of(saved) != cpu:
+        _check_cpu(domain, saved, cpu)
+        found.append(_redefine(domain, f"CPU {cpu} for the next start", lambda tree: tuning.set_cpu(tree, cpu)))
+    if huge is not None and (saved.find("memoryBacking/hugepages") is not None) != huge:
+        what = f"huge pages {'on' if huge else 'off'} for the next start"
+        found.append(_redefine(domain, what, lambda tree: tuning.set_hugepages(tree, huge)))
+    if wanted.boot:
+        trial = xml.parse(xml.raw(saved), "domain", "domain")
+        tuning.set_boot(trial, list(wanted.boot), name)
+        if tuning.boot_of(trial) != tuning.boot_of(saved):
+            what = f"boot from {', '.join(tuning.boot_of(trial))}"
+            found.append(_redefine(domain, what, lambda tree: tuning.set_boot(tree, list(wanted.boot), name)))
+    return found
+
+
+def _check_cpu(domain: libvirt.virDomain, saved: xml.Element, cpu: str) -> None:
+    """Raise where the host has no such CPU for this guest; libvirt itself says so only when it starts."""
+    type_ = saved.find("os/type")
+    arch, machine = (type_.get("arch"), type_.get("machine")) if type_ is not None else (None, None)
+    text = domain.connect().getDomainCapabilities(None, arch, machine, saved.get("type"), 0)
+    capabilities = xml.parse(text, "domain capabilities", "domainCapabilities")
+    modes = {mode.get("name") for mode in capabilities.iterfind("cpu/mode[@supported='yes']")}
+    models = {model.text: model.get("usable") for model in capabilities.iterfind("cpu/mode[@name='custom']/model")}
+    if cpu not in modes - {"custom"} and cpu not in models:
+        raise UsageProblem(f"no CPU mode or model {cpu[:60]!a} on that host", "see 'virsh domcapabilities'")
+    if models.get(cpu) == "no":
+        raise Refused(f"that host cannot give a guest the CPU {cpu}: it lacks features of it")
+
+
+def _redefine(domain: libvirt.virDomain, what: str, edit: Callable[[xml.Element], None]) -> Step:
+    flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+    before: list[str] = []
+
+    def make() -> None:
+        text = domain.XMLDesc(flags)
+        tree = xml.parse(text, "domain", "domain")
+        edit(tree)
+        domain.connect().defineXMLFlags(xml.raw(tree), libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+        before.append(text)
+
+    return what, make, lambda: domain.connect().defineXML(before.pop())
+
+
+def _pins(domain: libvirt.virDomain, name: str, wanted: Tuning, tree: xml.Element, flag: int) -> list[Step]:
+    if not wanted.pins:
+        return []
+    cpus = int(domain.connect().getInfo()[2])
+    now = domain.vcpuPinInfo(flag)
+    found: list[Step] = []
+    for pin in wanted.pins:
+        if pin.vcpu >= len(now):
+            raise UsageProblem(f"{name} has no vCPU {pin.vcpu} {_where(flag)}", f"it has 0 to {len(now) - 1}")
+        if pin.cpus and max(pin.cpus) >= cpus:
+            raise UsageProblem(f"the host has no CPU {max(pin.cpus)}", f"it has 0 to {cpus - 1}")
+        asked = tuple(not pin.cpus or number in pin.cpus for number in range(cpus))
+        before = tuple(bool(on) for on in now[pin.vcpu][:cpus])
+        if asked != before:
+            what = f"vCPU {pin.vcpu} on CPUs {','.join(map(str, sorted(pin.cpus))) or 'all'} {_where(flag)}"
+            found.append((what, _pinner(domain, pin.vcpu, asked, flag), _pinner(domain, pin.vcpu, before, flag)))
+    return found
+
+
+def _pinner(domain: libvirt.virDomain, vcpu: int, cpus: tuple[bool, ...], flag: int) -> Callable[[], object]:
+    def make() -> None:
+        domain.pinVcpuFlags(vcpu, cpus, flag)
+        if tuple(map(bool, domain.vcpuPinInfo(flag)[vcpu][: len(cpus)])) != cpus:
+            raise KvmctlError(f"vCPU {vcpu} was not pinned {_where(flag)} though libvirt reported no error")
+
+    return make
+
+
+def _scheduler(domain: libvirt.virDomain, wanted: Tuning, tree: xml.Element, flag: int) -> list[Step]:
+    asked: dict[str, int] = {}
+    if wanted.cpu_shares is not None:
+        asked["cpu_shares"] = wanted.cpu_shares
+    if wanted.cpu_percent is not None:
+        asked["vcpu_period"] = _PERIOD
+        asked["vcpu_quota"] = wanted.cpu_percent * _PERIOD // 100 or -1
+    if not asked:
+        return []
+    tags = {"cpu_shares": "shares", "vcpu_period": "period", "vcpu_quota": "quota"}
+    # What the kernel takes for a guest that says nothing.
+    unset = {"cpu_shares": 1024, "vcpu_period": _PERIOD, "vcpu_quota": -1}
+    before = {key: int(tree.findtext(f"cputune/{tags[key]}") or unset[key]) for key in asked}
+    if before == asked:
+        return []
+    what = []
+    if wanted.cpu_shares is not None:
+        what.append(f"CPU shares {wanted.cpu_shares}")
+    if wanted.cpu_percent is not None:
+        what.append(f"each vCPU at most {wanted.cpu_percent} % of a CPU" if wanted.cpu_percent else "no CPU limit")
+    told = f"{', '.join(what)} {_where(flag)}"
+    if flag == CONFIG:
+        # libvirt's call for these asks the host's cgroups of a running VM even where only its definition is meant.
+        return [
+            _redefine(domain, told, lambda tree: tuning.set_scheduler(tree, {tags[k]: v for k, v in asked.items()}))
+        ]
+    return [
+        (
+            told,
+            lambda: domain.setSchedulerParametersFlags(asked, flag),
+            lambda: domain.setSchedulerParametersFlags(before, flag),
+        )
+    ]
+
+
+def _disk_limits(domain: libvirt.virDomain, name: str, wanted: Tuning, tree: xml.Element, flag: int) -> list[Step]:
+    found: list[Step] = []
+    for limit in wanted.disk_limits:
+        disk = disks_of(tree).get(limit.target)
+        if disk is None:
+            raise NotFound(f"{name} has no disk {limit.target[:40]!a} {_where(flag)}", f"see 'kvmctl disk list {name}'")
+        given = {"total_iops_sec": limit.iops, "total_bytes_sec": limit.bps}
+        asked = {key: value for key, value in given.items() if value is not None}
+        before = {key: int(disk.findtext(f"iotune/{key}") or 0) for key in asked}
+        if asked != before:
+            told = ", ".join(
+                f"{human_size(value)}/s" if key.endswith("bytes_sec") else f"{value} IOPS" if value else "no limit"
+                for key, value in asked.items()
+            )
+            make, undo = (_disk_limiter(domain, limit.target, values, flag) for values in (asked, before))
+            found.append((f"{limit.target}: {told} {_where(flag)}", make, undo))
+    return found
+
+
+def _disk_limiter(domain: libvirt.virDomain, target: str, values: dict[str, int], flag: int) -> Callable[[], object]:
+    def make() -> None:
+        domain.setBlockIoTune(target, values, flag)
+        now: dict[str, Any] = domain.blockIoTune(target, flag)
+        if any(now.get(key) != value for key, value in values.items()):
+            raise KvmctlError(f"the limits of {target} did not take {_where(flag)} though libvirt reported no error")
+
+    return make
+
+
+def _net_limits(domain: libvirt.virDomain, name: str, wanted: Tuning, tree: xml.Element, flag: int) -> list[Step]:
+    found: list[Step] = []
+    cards = {
+        (mac.get("address") or "").lower(): card
+        for card in tree.iterfind("devices/interface")
+        if (mac := card.find("mac")) is not None
+    }
+    for limit in wanted.net_limits:
+        card = cards.get(limit.mac)
+        if card is None:
+            raise NotFound(f"{name} has no card {limit.mac[:40]!a} {_where(flag)}", f"see 'kvmctl nic list {name}'")
+        asked, before = {}, {}
+        for side, rate in (("inbound", limit.inbound), ("outbound", limit.outbound)):
+            if rate is not None:
+                # libvirt counts in KiB a second.
+                asked[f"{side}.average"] = rate // 1024
+                element = card.find(f"bandwidth/{side}")
+                before[f"{side}.average"] = int(element.get("average", "0")) if element is not None else 0
+        if asked != before:
+            told = ", ".join(
+                f"{key.split('.')[0]} {human_size(v * 1024) if v else 'no'} limit" for key, v in asked.items()
+            )
+            make, undo = (_net_limiter(domain, limit.mac, values, flag) for values in (asked, before))
+            found.append((f"{limit.mac}: {told} {_where(flag)}", make, undo))
+    return found
+
+
+def _net_limiter(domain: libvirt.virDomain, mac: str, values: dict[str, int], flag: int) -> Callable[[], object]:
+    return lambda: domain.setInterfaceParameters(mac, values, flag)

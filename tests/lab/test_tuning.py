@@ -1,0 +1,66 @@
+"""set: pinning, limits, CPU and boot order, seen in libvirt's live and saved definitions."""
+
+import pytest
+from lxml import etree
+
+from tests.lab import images
+from tests.lab.hosts import Host
+
+
+def _tree(host: Host, name: str, *more: str) -> etree._Element:
+    return etree.fromstring(host.virsh("dumpxml", name, *more).stdout.encode())
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_what_is_tuned_takes_at_once_and_for_the_next_start(host_a: Host, tiny: images.Tiny) -> None:
+    host_a.kvmctl(
+        *("create", "tuned", "--kernel", str(tiny.kernel), "--initrd", str(tiny.initrd), "--cmdline", tiny.cmdline),
+        *("--memory", "256M", "--vcpus", "2", "--graphics", "none", "--net", "nat,mac=52:54:00:00:77:01"),
+        *("--disk", "16M", "-q"),
+    )
+    changed = host_a.kvmctl(
+        *("set", "tuned", "--pin", "0:0", "--pin", "1:1", "--disk-limit", "vda,iops=300,bps=8M", "-o", "json")
+    ).json()
+    assert changed["changed"] is True
+    for more in ((), ("--inactive",)):
+        tree = _tree(host_a, "tuned", *more)
+        pins = {e.get("vcpu"): e.get("cpuset") for e in tree.iterfind("cputune/vcpupin")}
+        assert pins == {"0": "0", "1": "1"}
+        assert tree.findtext("devices/disk/iotune/total_iops_sec") == "300"
+        assert tree.findtext("devices/disk/iotune/total_bytes_sec") == str(8 << 20)
+    again = host_a.kvmctl("set", "tuned", "--pin", "0:0", "--disk-limit", "vda,iops=300", "-o", "json").json()
+    assert again["changed"] is False
+    host_a.kvmctl("set", "tuned", "--disk-limit", "vda,iops=0,bps=0", "--pin", "0:all")
+    assert _tree(host_a, "tuned").find("devices/disk/iotune/total_iops_sec") is None
+
+    # For the next start alone.
+    host_a.kvmctl(
+        *("set", "tuned", "--config", "--cpu", "qemu64", "--boot", "network,disk", "--cpu-shares", "512"),
+        *("--cpu-limit", "50", "--net-limit", "52:54:00:00:77:01,in=2M", "--hugepages"),
+    )
+    saved = _tree(host_a, "tuned", "--inactive")
+    assert saved.findtext("cpu/model") == "qemu64"
+    assert saved.find("devices/interface/boot[@order='1']") is not None
+    assert saved.find("devices/disk/boot[@order='2']") is not None
+    assert (saved.findtext("cputune/shares"), saved.findtext("cputune/quota")) == ("512", "50000")
+    assert saved.find("devices/interface/bandwidth/inbound[@average='2048']") is not None
+    assert saved.find("memoryBacking/hugepages") is not None
+    assert _tree(host_a, "tuned").findtext("cpu/model") != "qemu64"
+
+    before = host_a.virsh("dumpxml", "tuned").stdout, host_a.virsh("dumpxml", "tuned", "--inactive").stdout
+    for options, code, words in (
+        (("--pin", "2:0"), 2, "has no vCPU 2"),
+        (("--pin", "0:4000"), 2, "no CPU 4000"),
+        (("--disk-limit", "vdz,iops=1"), 3, "no disk"),
+        (("--net-limit", "52:54:00:00:00:00,in=1M", "--config"), 3, "no card"),
+        (("--boot", "floppy", "--config"), 3, "to boot from"),
+        (("--cpu", "no-such-cpu", "--config"), 2, "no-such-cpu"),
+        (("--live", "--cpu", "qemu64"), 4, "takes effect when"),
+        # The first of these works and is taken back when the second fails.
+        (("--title", "half", "--cpu", "no-such-cpu", "--config"), 2, "no-such-cpu"),
+    ):
+        refused = host_a.kvmctl("set", "tuned", *options, check=False)
+        assert (refused.returncode, words in refused.stderr) == (code, True), (options, refused.stderr)
+        after = host_a.virsh("dumpxml", "tuned").stdout, host_a.virsh("dumpxml", "tuned", "--inactive").stdout
+        assert after == before, options
+    host_a.kvmctl("delete", "tuned", "-y")
