@@ -10,7 +10,7 @@ from kvmctl.connection import Hypervisor, is_missing, translated
 from kvmctl.model import clone as copies
 from kvmctl.model import xml
 from kvmctl.model.metadata import OwnedVolume
-from kvmctl.operations import claim, clone_disks, clone_seed, freeze, pools, ports
+from kvmctl.operations import claim, clone_disks, clone_seed, freeze, nvram, pools, ports
 from kvmctl.operations.clone_plan import Copy, Plan, disks_as_dicts
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.seed import hostname_for
@@ -102,7 +102,7 @@ def make_seed(hypervisor: Hypervisor, plan: Plan, copy: Copy, undo: Undo) -> Non
 def define(hypervisor: Hypervisor, plan: Plan, copy: Copy, undo: Undo) -> None:
     """Put the copy's whole definition in the place of the one that only held its name."""
     if plan.nvram is not None:
-        copies.set_nvram(copy.domain, clone_disks.copy_nvram(hypervisor, plan.nvram, copy.identity.name, undo))
+        copies.set_nvram(copy.domain, nvram.copy(hypervisor, plan.nvram, copy.identity.name, undo))
     with translated(hypervisor.uri):
         hypervisor.conn.defineXML(xml.raw(copy.domain))
 

@@ -1,9 +1,6 @@
-"""Full copies of a guest's disks, and of its UEFI variables."""
+"""Full copies of a guest's disks."""
 
-import contextlib
-import posixpath
-import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import libvirt
 
@@ -15,10 +12,7 @@ from kvmctl.operations.abortable import abortable
 from kvmctl.operations.clone_plan import CopiedDisk, Copy, Plan
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.undo import Undo
-from kvmctl.operations.volume_reader import find_by_path, read_at
-
-# libvirt's firmware variables are 64 KiB to 4 MiB (edk2's FD images); anything far larger is not one.
-LARGEST_NVRAM = 64 * 1024 * 1024
+from kvmctl.operations.volume_reader import find_by_path
 
 
 def copy_all(hypervisor: Hypervisor, domain: libvirt.virDomain, plan: Plan, undo: Undo, progress: Progress) -> None:
@@ -76,54 +70,3 @@ def _element(name: str, capacity: int, format_: str) -> xml.Element:
 def _allocation(pool: libvirt.virStoragePool, name: str) -> int:
     volume = pools.find_volume(pool, name)
     return int(volume.info()[2]) if volume is not None else 0
-
-
-def copy_nvram(hypervisor: Hypervisor, path: str, name: str, undo: Undo) -> str | None:
-    """Copy UEFI variables to a file for ``name`` beside them, and return its path.
-
-    None where the source has none yet (it never ran): the copy then begins with libvirt's template too.
-    """
-    folder, file_name = posixpath.split(path)
-    suffix = posixpath.splitext(file_name)[1] or ".fd"
-    wanted = f"{name}_VARS{suffix}"
-    with pool_at(hypervisor, folder) as pool:
-        source = pools.find_volume(pool, file_name)
-        if source is None:
-            return None
-        with translated(hypervisor.uri):
-            size = source.info()[1]
-        if size > LARGEST_NVRAM:
-            raise Refused(f"the UEFI variables in {path} have {size} bytes, which no firmware has")
-        data = read_at(source, 0, size)
-        pools.upload(pool, wanted, data, len(data))
-    undo.add(f"delete {wanted}", lambda: delete_at(hypervisor, folder, wanted))
-    return posixpath.join(folder, wanted)
-
-
-def delete_at(hypervisor: Hypervisor, folder: str, name: str) -> None:
-    """Delete a file of a directory, if it is there."""
-    with pool_at(hypervisor, folder) as pool:
-        volume = pools.find_volume(pool, name)
-        if volume is not None:
-            volume.delete(0)
-
-
-@contextlib.contextmanager
-def pool_at(hypervisor: Hypervisor, folder: str) -> Iterator[libvirt.virStoragePool]:
-    """A storage pool of the directory: one that is there, or one for this moment."""
-    with translated(hypervisor.uri):
-        for pool in hypervisor.conn.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
-            target = pools.target_path(pool)
-            if target is not None and str(target) == folder:
-                pools.refresh(pool)
-                yield pool
-                return
-        holder = xml.new("pool", type_="dir")
-        xml.add(holder, "name", f"kvmctl-{secrets.token_hex(6)}")
-        xml.add(xml.add(holder, "target"), "path", folder)
-        momentary = hypervisor.conn.storagePoolCreateXML(xml.text(holder), 0)
-        try:
-            yield momentary
-        finally:
-            with contextlib.suppress(libvirt.libvirtError):
-                momentary.destroy()

@@ -15,7 +15,7 @@ from kvmctl.model import xml
 from kvmctl.model.domain import Hardware
 from kvmctl.model.metadata import Metadata, OwnedVolume
 from kvmctl.model.names import check_new_name
-from kvmctl.operations import claim, freeze, metadata, pools, snapshots
+from kvmctl.operations import claim, freeze, metadata, nvram, pools, snapshots
 from kvmctl.operations.freeze import Layer
 from kvmctl.preflight import dependents
 from kvmctl.preflight import snapshots as preflight
@@ -142,7 +142,7 @@ def plan(
         layers=layers,
         copies=made,
         seed_source=maker.seed_path,
-        nvram=tree.findtext("os/nvram") or live_tree.findtext("os/nvram"),
+        nvram=nvram.path_of(hypervisor, live_tree),
         keep_identity=keep_identity,
         quiesce=agent and mode != "live",
         start=start or mode == "live",

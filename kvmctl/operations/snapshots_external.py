@@ -18,7 +18,7 @@ from kvmctl.model import clone as copies
 from kvmctl.model import snapshot as model
 from kvmctl.model import xml
 from kvmctl.model.metadata import Metadata, OwnedVolume
-from kvmctl.operations import clone_disks, freeze, memory_file, metadata, pools, snapshots
+from kvmctl.operations import freeze, memory_file, metadata, nvram, pools, snapshots
 from kvmctl.operations.abortable import abortable
 from kvmctl.operations.freeze import Layer
 from kvmctl.operations.progress import Progress
@@ -53,12 +53,12 @@ def plan_files(
     if any(layer.overlay is None for layer in layers) or not layers:
         raise Refused(f"{domain.name()} has no disk for an external snapshot")
     pool = pools.ensure_pool(hypervisor, layers[0].pool)
-    nvram = tree.findtext("os/nvram") if preflight.has_nvram(tree) else None
+    variables = nvram.path_of(hypervisor, tree)
     return Files(
         layers,
         _beside(pool, domain.name(), name, "memory") if memory else None,
-        nvram,
-        _beside(pool, domain.name(), name, "nvram") if nvram else None,
+        variables,
+        _beside(pool, domain.name(), name, "nvram") if variables else None,
     )
 
 
@@ -106,7 +106,7 @@ def create(
         flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_QUIESCE if quiesce else 0
         with translated(hypervisor.uri):
             abortable(lambda: domain.snapshotCreateXML(xml.text(request), flags))
-    if before is not None and files.nvram is not None and before != _read_nvram(hypervisor, files.nvram):
+    if before is not None and files.nvram is not None and before != nvram.read(hypervisor, files.nvram):
         raise KvmctlError("the guest changed its UEFI variables during the snapshot", "try again")
 
 
@@ -114,7 +114,7 @@ def _copy_nvram(hypervisor: Hypervisor, files: Files, undo: Undo) -> bytes | Non
     """Keep the UEFI variables beside the disks; returns what they were."""
     if files.nvram is None or files.nvram_copy is None:
         return None
-    data = _read_nvram(hypervisor, files.nvram)
+    data = nvram.read(hypervisor, files.nvram)
     if data is None:
         # It never ran: libvirt makes them at its first start, as it will again after a revert.
         return None
@@ -122,25 +122,6 @@ def _copy_nvram(hypervisor: Hypervisor, files: Files, undo: Undo) -> bytes | Non
     pools.upload(pools.ensure_pool(hypervisor, owned.pool), owned.name, data, len(data))
     undo.add(f"delete volume {owned.name}", lambda: pools.delete_volume(hypervisor, owned.pool, owned.name))
     return data
-
-
-def _read_nvram(hypervisor: Hypervisor, path: str) -> bytes | None:
-    folder, _, name = path.rpartition("/")
-    with clone_disks.pool_at(hypervisor, folder) as pool:
-        volume = pools.find_volume(pool, name)
-        if volume is None:
-            return None
-        return read_at(volume, 0, min(volume.info()[1], clone_disks.LARGEST_NVRAM))
-
-
-def _write_nvram(hypervisor: Hypervisor, path: str, data: bytes) -> None:
-    folder, _, name = path.rpartition("/")
-    with clone_disks.pool_at(hypervisor, folder) as pool:
-        volume = pools.find_volume(pool, name)
-        if volume is not None:
-            memory_file.write_head(volume, data)
-        else:
-            pools.upload(pool, name, data, len(data))
 
 
 def _take_back(
@@ -249,13 +230,13 @@ def go(hypervisor: Hypervisor, domain: libvirt.virDomain, moment: Moment, after:
 
 
 def _restore_nvram(hypervisor: Hypervisor, tree: xml.Element, moment: Moment) -> None:
-    path = tree.findtext("os/nvram")
+    path = nvram.path_of(hypervisor, tree) if moment.nvram_copy is not None else None
     if moment.nvram_copy is None or path is None:
         return
     volume = find_by_path(hypervisor, moment.nvram_copy.path or "")
     if volume is None:
         raise NotFound(f"the UEFI variables of the snapshot, {moment.nvram_copy.path}, are no longer there")
-    _write_nvram(hypervisor, path, read_at(volume, 0, clone_disks.LARGEST_NVRAM))
+    nvram.write(hypervisor, path, read_at(volume, 0, volume.info()[1]))
 
 
 def _restore_memory(
@@ -297,10 +278,10 @@ def delete(hypervisor: Hypervisor, domain: libvirt.virDomain, target: model.Snap
         root = xml.parse(snapshot.getXMLDesc(0), "snapshot")
         then = root.find("domain")
         bases = {d.path for d in preflight.disks_of(then) if d.written and d.path} if then is not None else set()
-        nvram = _nvram_copy(domain, then, target.name) if then is not None else None
+        variables = _nvram_copy(domain, then, target.name) if then is not None else None
         snapshot.delete(libvirt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
         own = metadata.read(domain).volumes
-        gone = [v for v in own if (target.memory_file is not None and v.path == target.memory_file) or v == nvram]
+        gone = [v for v in own if (target.memory_file is not None and v.path == target.memory_file) or v == variables]
         for volume in gone:
             pools.delete_volume(hypervisor, volume.pool, volume.name)
         _forget(domain, gone)
