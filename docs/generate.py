@@ -130,9 +130,9 @@ def markdown(page: Page) -> str:
 def index(all_pages: list[Page]) -> str:
     """docs/commands/README.md."""
     lines = ["# Commands", "", "Each page says what `kvmctl COMMAND --help` says.", ""]
-    sections: dict[str, list[Page]] = {}
+    sections: dict[str, list[Page]] = {name: [] for name in first_page.SECTIONS}
     for page in all_pages:
-        sections.setdefault(COMMANDS[page.words[0]][0], []).append(page)
+        sections[COMMANDS[page.words[0]][0]].append(page)
     for section, members in sections.items():
         lines += [f"## {section}", ""]
         for page in members:

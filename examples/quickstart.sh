@@ -93,7 +93,7 @@ install_kvmctl() {
     # From a copy: pip builds in the tree it is given, which may not be this user's to write to.
     local copy
     copy=$(mktemp -d)
-    cp -r "$repo/pyproject.toml" "$repo/README.md" "$repo/LICENSE" "$repo/kvmctl" "$copy"
+    cp -r "$repo/pyproject.toml" "$repo/README.md" "$repo/LICENSE" "$repo/kvmctl" "$repo/docs" "$copy"
     "$state/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$copy"
     rm -rf "$copy"
     printf '%s\n' "$wanted" >"$stamp"

@@ -13,6 +13,17 @@ INTRODUCTION = (
     "Run KVM virtual machines: create, connect, snapshot, clone and migrate them through libvirt.",
     "kvmctl COMMAND --help explains a command and shows examples.",
 )
+# In the order in which somebody new needs them.
+SECTIONS = (
+    "Virtual machines",
+    "Inside the guest",
+    "State and copies",
+    "Networks",
+    "Devices",
+    "Images",
+    "Host",
+    "Other",
+)
 # The options that work before and after every command; a test holds them against options.everywhere.
 OPTIONS = (
     ("-c, --connect URI", "The hypervisor, as a libvirt URI."),
@@ -32,9 +43,9 @@ def text(width: int | None = None) -> str:
     for paragraph in INTRODUCTION:
         lines += [*_wrapped(paragraph, width, "  "), ""]
     spoken = {name: alias for alias, name in ALIASES.items()}
-    sections: dict[str, list[tuple[str, str]]] = {"Options": list(OPTIONS)}
+    sections: dict[str, list[tuple[str, str]]] = {"Options": list(OPTIONS), **{name: [] for name in SECTIONS}}
     for name, (section, _module, short) in COMMANDS.items():
-        sections.setdefault(section, []).append((f"{name}, {spoken[name]}" if name in spoken else name, short))
+        sections[section].append((f"{name}, {spoken[name]}" if name in spoken else name, short))
     left = max(len(label) for rows in sections.values() for label, _ in rows)
     for section, rows in sections.items():
         lines.append(f"{section}:")

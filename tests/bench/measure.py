@@ -71,7 +71,7 @@ def installed() -> Iterator[str]:
         copy = Path(folder) / "source"
         python = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
         subprocess.run([python, "-m", "venv", "--system-site-packages", str(venv)], check=True)
-        files = ["pyproject.toml", "README.md", "LICENSE", "kvmctl"]
+        files = ["pyproject.toml", "README.md", "LICENSE", "kvmctl", "docs"]
         copy.mkdir()
         subprocess.run(["cp", "-r", *(str(REPOSITORY / name) for name in files), str(copy)], check=True)
         pip = [str(venv / "bin" / "pip"), "--disable-pip-version-check", "install", "--quiet"]
