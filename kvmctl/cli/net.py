@@ -155,6 +155,9 @@ def info(app: App, name: str) -> None:
 
     found = networks.info(app.connect(), name)
     output.show_one(app, found, lambda: _details(found))
+    if not app.machine_readable:
+        for problem in found["problems"] or ():
+            output.warn(app, problem)
 
 
 def _details(found: dict[str, Any]) -> list[tuple[str, Any]]:

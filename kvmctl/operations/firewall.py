@@ -178,14 +178,9 @@ def _has_table() -> bool:
 
 def _iptables() -> Iptables | None:
     """None where there is no iptables, or it does not work here."""
-    if shutil.which("iptables", path=_PATH) is None:
+    lines = _iptables_lines()
+    if lines is None:
         return None
-    result = subprocess.run(
-        ["iptables", "--wait", "10", "-S"], capture_output=True, text=True, timeout=30, check=False, env=_environment()
-    )
-    if result.returncode != 0:
-        return None
-    lines = result.stdout.splitlines()
     forward = [line for line in lines if line.startswith("-A FORWARD ")]
     jump: Literal["none", "ahead", "behind"] = "none"
     if f"-A FORWARD -j {CHAIN}" in forward:
@@ -199,6 +194,36 @@ def _iptables() -> Iptables | None:
         libvirt=any(line.startswith("-N LIBVIRT_FW") for line in lines),
         accepts=tuple(line for line in lines if line.startswith(f"-A {CHAIN} ")) if has_chain else None,
     )
+
+
+def _iptables_lines() -> list[str] | None:
+    if shutil.which("iptables", path=_PATH) is None:
+        return None
+    result = subprocess.run(
+        ["iptables", "--wait", "10", "-S"], capture_output=True, text=True, timeout=30, check=False, env=_environment()
+    )
+    return result.stdout.splitlines() if result.returncode == 0 else None
+
+
+def libvirts_rules() -> set[str] | None:
+    """The bridges whose guests' packets libvirt's own rules let out; None where neither of its back ends is seen."""
+    found: set[str] = set()
+    result = _iptables_lines()
+    chain = _nft_json("chain", "ip", LIBVIRT_TABLE, "guest_output")
+    if result is None and chain is None:
+        return None
+    for line in result or ():
+        match = re.match(r"-A LIBVIRT_FWO .*-i (\S+) -j ACCEPT", line)
+        if match:
+            found.add(match[1])
+    for entry in (chain or {}).get("nftables", []):
+        for expression in entry.get("rule", {}).get("expr", []):
+            test = expression.get("match", {})
+            if test.get("left", {}).get("meta", {}).get("key") in ("iif", "iifname") and isinstance(
+                test.get("right"), str
+            ):
+                found.add(test["right"])
+    return found
 
 
 def _nft_json(*what: str) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from kvmctl.model import xml
 from kvmctl.model.names import check_new_name
 from kvmctl.model.network import Network
 from kvmctl.model.nic import check_interface, check_macvtap_mode
+from kvmctl.operations import network_state
 from kvmctl.operations.undo import Undo
 from kvmctl.preflight import cards, hostnet, subnet
 
@@ -118,7 +119,7 @@ def listing(hypervisor: Hypervisor) -> list[dict[str, Any]]:
 
 
 def info(hypervisor: Hypervisor, name: str) -> dict[str, Any]:
-    """One network: row() and ``gateways domain reservations guests``."""
+    """One network: row() and ``gateways domain reservations guests problems`` (None where they cannot be seen)."""
     network = find(hypervisor, name)
     with translated(hypervisor.uri):
         what = read(network)
@@ -131,6 +132,7 @@ def info(hypervisor: Hypervisor, name: str) -> dict[str, Any]:
             for host in addressing.hosts
         ]
         found["guests"] = [name for name, _running in guests_of(hypervisor, what.name)]
+        found["problems"] = network_state.problems(hypervisor, what, found["active"])
     return found
 
 

@@ -112,6 +112,54 @@ def test_a_failure_in_the_making_leaves_nothing(host_a: Host, tmp_path: Path, ca
     assert (host_a.net.ip("link").stdout, host_a.run(["iptables", "-S"]).stdout) == (links, rules)
 
 
+def test_net_info_tells_what_is_not_in_force(host_a: Host) -> None:
+    host_a.start_default_network()
+
+    def problems() -> list[str]:
+        found: list[str] = host_a.kvmctl("net", "info", "default", "-o", "json").json()["problems"]
+        return found
+
+    assert problems() == []
+    for break_it, mend_it, reason in (
+        ("echo 0 >/proc/sys/net/ipv4/ip_forward", "echo 1 >/proc/sys/net/ipv4/ip_forward", "forwarding is off"),
+        ("ip address del {ip} dev virbr0", "ip address add {ip} dev virbr0", "has lost"),
+        (
+            "nft add table ip other;"
+            "nft 'add chain ip other forward {{ type filter hook forward priority 0; policy drop; }}'",
+            "nft delete table ip other",
+            "drops forwarded packets",
+        ),
+    ):
+        host_a.run(["sh", "-c", break_it.format(ip=f"{host_a.subnet}.1/24")])
+        found = problems()
+        host_a.run(["sh", "-c", mend_it.format(ip=f"{host_a.subnet}.1/24")])
+        assert len(found) == 1 and reason in found[0], found
+    host_a.run(["iptables", "-F", "LIBVIRT_FWO"])
+    (told,) = problems()
+    assert "restart libvirtd" in told
+    host_a.restart_libvirtd()
+    assert problems() == []
+    over = host_a.kvmctl("-c", host_a.tcp_uri, "net", "info", "default", "-o", "json").json()
+    assert over["problems"] is None
+
+
+def test_the_map_shows_who_is_where(host_a: Host, tiny: images.Tiny) -> None:
+    host_a.start_default_network()
+    host_a.kvmctl("create", "seen", *boot(tiny), "--net", "nat", "--net", "macvtap:lan0:private", "--no-start")
+    host_a.kvmctl("port", "add", "seen", "8080:80")
+    tree = host_a.kvmctl("net", "map").stdout
+    lines = [line.strip("│├└─ ") for line in tree.splitlines()]
+    network = next(n for n, line in enumerate(lines) if line.startswith("network default  nat  virbr0"))
+    assert lines[network + 1].startswith("seen  52:54:00:")
+    assert lines[network + 2].startswith("0.0.0.0:8080/tcp → 80")
+    device = next(n for n, line in enumerate(lines) if line.startswith("device lan0"))
+    assert lines[device + 1].startswith("seen  ") and "private" in lines[device + 1]
+    assert host_a.kvmctl("net", "map", "-o", "dot").stdout.startswith("graph networks {")
+    assert "<svg " in host_a.kvmctl("net", "map", "-o", "svg").stdout
+    assert host_a.kvmctl("net", "map", "-o", "json").json()["kind"] == "host"
+    host_a.kvmctl("delete", "--yes", "seen")
+
+
 def test_isolated_networks_do_not_see_each_other(host_a: Host, tiny: images.Tiny, console: Console) -> None:
     for name in ("iso1", "iso2"):
         host_a.kvmctl("net", "create", name, "--mode", "isolated")

@@ -1,0 +1,64 @@
+"""Whether a running network is in force on the host, and if not, why."""
+
+import contextlib
+from pathlib import Path
+
+from kvmctl.connection import Hypervisor
+from kvmctl.errors import KvmctlError
+from kvmctl.model.network import OWN_BRIDGE, Network
+from kvmctl.operations import firewall
+from kvmctl.preflight import host_firewall, hostnet
+
+IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+
+
+def problems(hypervisor: Hypervisor, what: Network, active: bool) -> list[str] | None:
+    """What keeps the network's guests from what it promises, a line each with the remedy.
+
+    Empty where all is well, or the network does not run; None where it cannot be seen: over a remote
+    connection, in another network namespace, or by anyone but root.
+    """
+    if not active:
+        return []
+    host = hostnet.look(hypervisor)
+    if host is None or not firewall.is_root():
+        return None
+    found = []
+    if what.bridge is not None and what.bridge not in host.links:
+        return [f"its bridge {what.bridge} is gone from the host: 'kvmctl net stop {what.name}', then start it"]
+    for device in what.devices:
+        if device not in host.links:
+            found.append(f"its device {device} is gone from the host: 'ip link' lists those there are")
+    if what.mode in OWN_BRIDGE:
+        found += _addresses(what, host)
+    if what.mode in ("nat", "route"):
+        found += _forwarding(what)
+    return found
+
+
+def _addresses(what: Network, host: hostnet.HostNetwork) -> list[str]:
+    link = host.links[what.bridge or ""]
+    wanted = [f"{addressing.gateway}/{addressing.subnet.prefixlen}" for addressing in what.addressing]
+    missing = [address for address in wanted if address not in link.addresses]
+    return [
+        f"the bridge {link.name} has lost {address}: ip address add {address} dev {link.name}" for address in missing
+    ]
+
+
+def _forwarding(what: Network) -> list[str]:
+    found = []
+    with contextlib.suppress(OSError):
+        if IP_FORWARD.read_text(encoding="ascii").strip() != "1":
+            found.append("IPv4 forwarding is off on the host: sysctl -w net.ipv4.ip_forward=1")
+    with contextlib.suppress(KvmctlError):
+        rules = firewall.libvirts_rules()
+        if rules is not None and what.bridge is not None and what.bridge not in rules:
+            found.append(
+                "libvirt's own rules for it are gone from the firewall (flushed?): restart libvirtd to have them back"
+            )
+    every = host_firewall.read()
+    # Whether bridges are filtered matters to guests on a bridge, not to those behind the host.
+    check = host_firewall.judge(every, bridged=False) if every is not None else None
+    if check is not None and check.level == "warn":
+        found.append(f"{check.detail}: {check.hint}" if check.hint else check.detail)
+    return found
