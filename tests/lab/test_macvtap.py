@@ -74,9 +74,11 @@ def test_bridge_mode(pair: tuple[Guest, Guest], lab: Lab, host_a: Host) -> None:
         assert not pings(one, "10.78.0.1")
     finally:
         host_a.net.ip("address", "del", "10.78.0.1/24", "dev", "lan0")
+    # No lease and no ARP table of the host's knows its address: the guest's agent does.
+    one.wait_for("agent started")
     rows = host_a.kvmctl("nic", "list", "mv1", "-o", "json").json()
-    assert [(row["mode"], row["source"], row["macvtap_mode"], row["mac"]) for row in rows] == [
-        ("macvtap", "lan0", "bridge", MACS["mv1"])
+    assert [(row["mode"], row["source"], row["macvtap_mode"], row["mac"], row["ips"]) for row in rows] == [
+        ("macvtap", "lan0", "bridge", MACS["mv1"], [ONE])
     ]
 
 

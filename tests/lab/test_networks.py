@@ -186,7 +186,7 @@ def test_isolated_networks_do_not_see_each_other(host_a: Host, tiny: images.Tiny
 
 
 def test_routed_and_open_networks_and_a_bridge(host_a: Host, host_b: Host, tiny: images.Tiny, console: Console) -> None:
-    host_a.kvmctl("net", "create", "routed", "--mode", "route", "--subnet", "10.60.0.0/24")
+    host_a.kvmctl("net", "create", "routed", "--mode", "route", "--subnet", "10.60.0.0/24", "--subnet", "fd00:60::/64")
     host_a.net.bridge("br0", "lan0")
     try:
         host_a.kvmctl("net", "create", "joined", "--mode", "bridge", "--bridge", "br0")
@@ -197,6 +197,10 @@ def test_routed_and_open_networks_and_a_bridge(host_a: Host, host_b: Host, tiny:
         assert guest.address() == "10.60.0.50"
         host_b.net.ip("route", "add", "10.60.0.0/24", "via", host_a.address)
         assert host_b.client(["ping", "-c1", "-W3", "10.60.0.50"]).returncode == 0
+        # IPv6: the guest makes its own address from what libvirt's dnsmasq announces.
+        ready = "ip -6 address show dev eth0 | grep 'fd00:60:.*global' | grep -qv tentative"
+        guest.run(f"until {ready}; do sleep 0.5; done")
+        assert " 0 packets received" not in guest.run("ping6 -c 3 fd00:60::1")
         guest.run("ip address add 10.78.0.33/24 dev eth1")
         assert pings(guest, "10.78.0.254")
         rows = host_a.kvmctl("nic", "list", "both", "-o", "json").json()
