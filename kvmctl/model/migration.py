@@ -79,8 +79,11 @@ def to_element(note: Note) -> xml.Element:
 
 
 def from_element(root: xml.Element) -> Note:
-    """The note; what in it is malformed is left out."""
-    volumes = ((v.get("pool"), v.get("name")) for v in root.findall(f"{{{NAMESPACE}}}volume"))
+    """The note; what in it is malformed is left out.
+
+    virDomainGetMetadata gives an element back without the namespace that a ``<domain>`` shows it with.
+    """
+    volumes = ((v.get("pool"), v.get("name")) for v in root if xml.etree.QName(v).localname == "volume")
     return Note(
         root.get("source", ""),
         root.get("destination", ""),

@@ -93,8 +93,9 @@ class Moving:
         assert (self.state(where), self.state(other)) == (state, "absent")
         qemus = [host.name for host in self.lab.hosts for _ in qemu_pids(host, self.name)]
         assert qemus == [where.name]
-        if state == "running":
-            assert Witness(self.lab, self.address, 0.6).gaps(), "no heartbeat on the wire"
+        if state == "running" and not Witness(self.lab, self.address, 0.6).gaps():
+            with Guest(where, self.name) as console:
+                raise AssertionError(f"no heartbeat on the wire: {console.run('cat /tmp/ping.log; dmesg | tail')}")
 
 
 def define(

@@ -1,0 +1,268 @@
+"""A migration that is disturbed: exactly one guest remains, nothing is left over, and kvmctl's words are true."""
+
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.lab.guest import Guest
+from tests.lab.hosts import Host
+from tests.lab.images import Tiny
+from tests.lab.lab import Lab
+from tests.lab.moving import Moving, Running, define, dirty, disk, images, qemu_pids, until_sending
+
+# Slow enough for something to happen while the memory is on its way.
+SLOWLY = ("--bandwidth", "8M")
+DISK = "/var/lib/libvirt/images/moving.qcow2"
+
+Define = Callable[..., Moving]
+
+
+@pytest.fixture
+def make(
+    lab: Lab, host_a: Host, host_b: Host, tiny: Tiny, vm_name: Callable[[str], str], leaves_nothing: None
+) -> Iterator[Define]:
+    """Makes a guest on host a, that is removed at the end; whatever else is left then fails the test."""
+    made: list[Moving] = []
+
+    def one(**options: Any) -> Moving:
+        made.append(define(lab, host_a, tiny, vm_name("moving"), **options))
+        return made[-1]
+
+    yield one
+    for guest in made:
+        for host in lab.hosts:
+            host.virsh("destroy", guest.uuid, check=False)
+            host.virsh("undefine", guest.uuid, check=False)
+
+
+@pytest.fixture
+def with_disk(lab: Lab, make: Define, host_a: Host) -> Iterator[Moving]:
+    """A guest with 48 MiB of data on a disk that only host a has."""
+    for host in lab.hosts:
+        images(host)
+    host_a.run(["qemu-img", "create", "-q", "-f", "qcow2", DISK, "64M"])
+    guest = make(devices=disk(DISK))
+    with Guest(host_a, guest.name) as console:
+        console.run("dd if=/dev/urandom of=/dev/vda bs=1M count=48 conv=fsync")
+        console.run("sha256sum /dev/vda >/tmp/sum")
+    yield guest
+    for host in lab.hosts:
+        host.run(["rm", "-f", DISK])
+
+
+def unharmed(guest: Moving) -> None:
+    """What the guest wrote to its disk before is still what it reads."""
+    with guest.alive() as console:
+        console.run("echo 3 >/proc/sys/vm/drop_caches; sha256sum -c /tmp/sum", timeout=60)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(make: Define, host_a: Host, host_b: Host, number: signal.Signals) -> None:
+    guest = make()
+    running = Running(host_a, "migrate", guest.name, host_b.tcp_uri, *SLOWLY, "-o", "json")
+    until_sending(host_a, guest.name)
+    running.send(number)
+    result = running.end()
+    assert result.returncode == 130, result.stderr
+    error = result.error()
+    assert error["code"] == "interrupted" and f"running on {host_a.uri}, as before" in error["message"]
+    guest.assert_one(host_a)
+    assert "urn:kvmctl:migration" not in host_a.virsh("dumpxml", guest.name).stdout
+
+
+def test_killed_and_aborted(make: Define, host_a: Host, host_b: Host) -> None:
+    """After kill -9 libvirt goes on by itself; --abort ends that."""
+    guest = make()
+    running = Running(host_a, "migrate", guest.name, host_b.tcp_uri, *SLOWLY)
+    until_sending(host_a, guest.name)
+    running.send(signal.SIGKILL)
+    running.end()
+    row = host_a.kvmctl("migrate", guest.name, "--abort", "-o", "json").json()
+    assert row["changed"] is True and row["state"] == "running"
+    again = host_a.kvmctl("migrate", guest.name, "--abort", "-o", "json").json()
+    assert again["changed"] is False
+    # Nothing else is to be done, but it also takes the note out of the metadata.
+    assert "urn:kvmctl:migration" in host_a.virsh("dumpxml", guest.name).stdout
+    row = host_a.kvmctl("migrate", guest.name, "--recover", "-o", "json").json()
+    assert row["place"] == "source" and row["state"] == "running"
+    assert "urn:kvmctl:migration" not in host_a.virsh("dumpxml", guest.name).stdout
+    guest.assert_one(host_a)
+
+
+def test_killed_and_finished_without_kvmctl(make: Define, host_a: Host, host_b: Host) -> None:
+    guest = make()
+    host_a.conn.lookupByName(guest.name).setAutostart(1)
+    running = Running(host_a, "migrate", guest.name, host_b.tcp_uri)
+    until_sending(host_a, guest.name)
+    running.send(signal.SIGKILL)
+    running.end()
+    row = host_a.kvmctl("migrate", guest.name, host_b.tcp_uri, "--recover", "-o", "json").json()
+    assert row["place"] == "destination" and row["state"] == "running"
+    guest.assert_one(host_b)
+    assert host_b.conn.lookupByName(guest.name).autostart() == 1
+    assert "urn:kvmctl:migration" not in host_b.virsh("dumpxml", guest.name).stdout
+
+
+def test_the_destinations_qemu_is_killed(make: Define, host_a: Host, host_b: Host) -> None:
+    guest = make()
+    running = Running(host_a, "migrate", guest.name, host_b.tcp_uri, *SLOWLY, "-o", "json")
+    until_sending(host_a, guest.name)
+    for pid in qemu_pids(host_b, guest.name):
+        host_b.run(["kill", "-9", str(pid)])
+    result = running.end()
+    assert result.returncode not in (0, 130) and f"running on {host_a.uri}" in result.error()["message"]
+    guest.assert_one(host_a)
+
+
+def test_the_sources_qemu_is_killed(make: Define, host_a: Host, host_b: Host) -> None:
+    """Nobody can save that guest; it is off, its definition is where it was, and that is said."""
+    guest = make()
+    running = Running(host_a, "migrate", guest.name, host_b.tcp_uri, *SLOWLY, "-o", "json")
+    until_sending(host_a, guest.name)
+    for pid in qemu_pids(host_a, guest.name):
+        host_a.run(["kill", "-9", str(pid)])
+    result = running.end()
+    assert result.returncode not in (0, 130) and "it is off" in result.error()["message"]
+    assert (guest.state(host_a), guest.state(host_b)) == ("shut off", "absent")
+    assert qemu_pids(host_b, guest.name) == []
+
+
+@pytest.mark.parametrize("which", ["source", "destination"])
+def test_a_libvirtd_is_killed(make: Define, host_a: Host, host_b: Host, which: str) -> None:
+    guest = make()
+    running = Running(host_a, "migrate", guest.name, host_b.tcp_uri, *SLOWLY, "-o", "json")
+    until_sending(host_a, guest.name)
+    host = host_a if which == "source" else host_b
+    host.kill_libvirtd()
+    host.start_libvirtd()
+    result = running.end()
+    assert result.returncode not in (0, 130)
+    assert f"running on {host_a.uri}" in result.error()["message"], result.stderr
+    guest.assert_one(host_a)
+    row = host_a.kvmctl("migrate", guest.name, host_b.tcp_uri, "--recover", "-o", "json").json()
+    assert row["place"] == "source"
+
+
+def test_the_link_is_cut(make: Define, host_a: Host, host_b: Host, lab: Lab) -> None:
+    """libvirt itself notices after 30 s; the guest runs on all the time."""
+    guest = make()
+    running = Running(host_a, "migrate", guest.name, host_b.tcp_uri, *SLOWLY, "-o", "json")
+    until_sending(host_a, guest.name)
+    lab.wire.ip("link", "set", "lab-b", "down")
+    try:
+        result = running.end()
+    finally:
+        lab.wire.ip("link", "set", "lab-b", "up")
+    assert result.returncode not in (0, 130)
+    assert f"running on {host_a.uri}" in result.error()["message"], result.stderr
+    row = host_a.kvmctl("migrate", guest.name, host_b.tcp_uri, "--recover", "-o", "json").json()
+    assert row["place"] == "source" and row["state"] == "running"
+    guest.assert_one(host_a)
+
+
+def test_timeout(make: Define, host_a: Host, host_b: Host) -> None:
+    guest = make()
+    dirty(guest, 32)
+    result = host_a.kvmctl("migrate", guest.name, host_b.tcp_uri, *SLOWLY, "--timeout", "4s", "-o", "json", check=False)
+    assert result.returncode == 6 and f"running on {host_a.uri}, as before" in result.error()["message"]
+    assert "not finished within 4 s" in result.error()["message"] and result.error()["hint"]
+    guest.assert_one(host_a)
+
+
+def test_interrupted_while_it_copies_a_disk(with_disk: Moving, host_a: Host, host_b: Host) -> None:
+    running = Running(host_a, "migrate", with_disk.name, host_b.tcp_uri, "--copy-storage", *SLOWLY)
+    until_sending(host_a, with_disk.name)
+    assert (images(host_b) / "moving.qcow2").exists()
+    running.send(signal.SIGINT)
+    result = running.end()
+    assert result.returncode == 130, result.stderr
+    assert not (images(host_b) / "moving.qcow2").exists()
+    with_disk.assert_one(host_a)
+    unharmed(with_disk)
+
+
+def test_killed_while_it_copies_a_disk(with_disk: Moving, host_a: Host, host_b: Host) -> None:
+    """--abort, then --recover finds the half volume by the note and removes it."""
+    running = Running(host_a, "migrate", with_disk.name, host_b.tcp_uri, "--copy-storage", *SLOWLY)
+    until_sending(host_a, with_disk.name)
+    running.send(signal.SIGKILL)
+    running.end()
+    assert host_a.kvmctl("migrate", with_disk.name, "--abort", "-o", "json").json()["changed"] is True
+    assert (images(host_b) / "moving.qcow2").exists()
+    row = host_a.kvmctl("migrate", with_disk.name, "--recover", "-o", "json").json()
+    assert row["place"] == "source", row
+    assert not (images(host_b) / "moving.qcow2").exists()
+    with_disk.assert_one(host_a)
+    unharmed(with_disk)
+
+
+def test_no_room_on_the_destination(with_disk: Moving, host_a: Host, host_b: Host) -> None:
+    """Seen before it starts, and survived where it only shows in the middle."""
+    host_b.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", "/var/lib/libvirt/images"])
+    try:
+        host_b.virsh("pool-refresh", "default")
+        result = host_a.kvmctl(
+            "migrate", with_disk.name, host_b.tcp_uri, "--copy-storage", "--check", "-o", "json", check=False
+        )
+        refused = [check["name"] for check in result.json()["checks"] if check["level"] == "refused"]
+        assert result.returncode == 7 and refused == ["room"]
+        host_b.run(["mount", "-o", "remount,size=70m", "/var/lib/libvirt/images"])
+        running = Running(host_a, "migrate", with_disk.name, host_b.tcp_uri, "--copy-storage", *SLOWLY, "-o", "json")
+        until_sending(host_a, with_disk.name)
+        host_b.run(["sh", "-c", "head -c 60M /dev/zero >/var/lib/libvirt/images/filler || true"])
+        ended = running.end()
+        assert ended.returncode == 1 and f"running on {host_a.uri}" in ended.error()["message"], ended.stderr
+        assert host_b.run(["ls", "/var/lib/libvirt/images"]).stdout.split() == ["filler"]
+    finally:
+        host_b.run(["umount", "-l", "/var/lib/libvirt/images"])
+    with_disk.assert_one(host_a)
+    unharmed(with_disk)
+
+
+def test_the_first_port_is_taken(make: Define, host_a: Host, host_b: Host) -> None:
+    guest = make()
+    host_b.run(["sh", "-c", "busybox nc -l -p 49152 >/dev/null 2>&1 &"])
+    row = host_a.kvmctl("migrate", guest.name, host_b.tcp_uri, "-o", "json").json()
+    assert row["state"] == "running"
+    guest.assert_one(host_b)
+    host_b.run(["busybox", "pkill", "-f", "nc -l -p 49152"], check=False)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("round_", range(100))
+def test_disturbed_at_any_moment(make: Define, host_a: Host, host_b: Host, lab: Lab, round_: int) -> None:
+    """One of the disturbances after a random time, sometimes too late: wherever the guest then is, it is there once."""
+    chance = random.Random(round_)
+    guest = make()
+    slowly = chance.choice([(), SLOWLY, ("--bandwidth", "40M")])
+    running = Running(host_a, "migrate", guest.name, host_b.tcp_uri, *slowly, "--timeout", "40s", "-o", "json")
+    time.sleep(chance.uniform(0.1, 4))
+    what = chance.choice(["SIGINT", "SIGTERM", "SIGKILL", "qemu", "libvirtd-a", "libvirtd-b", "link", "nothing"])
+    if what.startswith("SIG"):
+        running.send(signal.Signals[what])
+    elif what == "qemu":
+        for pid in qemu_pids(host_b, guest.name) if guest.state(host_a) == "running" else []:
+            host_b.run(["kill", "-9", str(pid)], check=False)
+    elif what.startswith("libvirtd"):
+        host = host_a if what.endswith("a") else host_b
+        host.kill_libvirtd()
+        host.start_libvirtd()
+    elif what == "link":
+        lab.wire.ip("link", "set", "lab-b", "down")
+    try:
+        result = running.end(timeout=150)
+    finally:
+        lab.wire.ip("link", "set", "lab-b", "up")
+    recovered = host_a.kvmctl("migrate", guest.name, host_b.tcp_uri, "--recover", "-o", "json", check=False)
+    assert recovered.returncode == 0, (what, result.stderr, recovered.stderr)
+    place = host_a if recovered.json()["place"] == "source" else host_b
+    guest.assert_one(place)
+    if result.returncode == 0:
+        assert place is host_b
+    elif what != "SIGKILL" and "running on" in result.stderr:
+        said = f"running on {host_a.uri if place is host_a else host_b.tcp_uri}"
+        assert said in result.error()["message"], (what, result.stderr)

@@ -1,0 +1,122 @@
+"""Steering a migration by what libvirt's statistics say, with a domain that only remembers what it was told."""
+
+from typing import Any
+
+import libvirt
+import pytest
+
+from kvmctl.errors import KvmctlError, TimedOut
+from kvmctl.model.migration import Wish
+from kvmctl.operations import migrate_steer
+from kvmctl.operations.migrate_steer import Moment, Steer
+
+STATS = {
+    "type": libvirt.VIR_DOMAIN_JOB_UNBOUNDED,
+    "time_elapsed": 1500,
+    "data_total": 1000,
+    "data_remaining": 400,
+    "data_processed": 600,
+    "memory_total": 1000,
+    "memory_processed": 600,
+    "memory_iteration": 1,
+    "memory_page_size": 4096,
+    "memory_dirty_rate": 10,
+    "memory_bps": 2**20,
+}
+
+
+class Domain:
+    """Answers jobStats with ``stats`` and notes what it is told."""
+
+    def __init__(self, **stats: int) -> None:
+        self.stats: dict[str, Any] = {**STATS, **stats}
+        self.limits: list[int] = []
+        self.postcopy = 0
+
+    def jobStats(self, _flags: int) -> dict[str, Any]:
+        return self.stats
+
+    def migrateSetMaxDowntime(self, limit: int, _flags: int) -> None:
+        self.limits.append(limit)
+
+    def migrateStartPostCopy(self, _flags: int) -> None:
+        self.postcopy += 1
+
+
+def steer(domain: Domain, **wish: Any) -> tuple[Steer, list[Moment]]:
+    told: list[Moment] = []
+    return Steer(domain, Wish("qemu+tcp://b/system", **wish), told.append), told
+
+
+def test_reads_statistics() -> None:
+    _, told = made = steer(Domain())
+    made[0].tick()
+    assert told[0] == Moment("memory", 1.5, 1000, 400, 600, 2**20, 40960, 1, 0, None)
+    assert list(told[0].as_dict()) == list(Moment.__dataclass_fields__)
+
+
+def test_disks_come_first() -> None:
+    made, told = steer(Domain(memory_iteration=0, memory_processed=0, disk_remaining=5))
+    made.tick()
+    assert told[0].phase == "disks"
+
+
+def test_the_limit_begins_below_the_promise_and_never_passes_it() -> None:
+    domain = Domain()
+    made, _ = steer(domain, max_downtime=0.03)
+    made.first_limit()
+    for iteration in range(1, 60):
+        domain.stats["memory_iteration"] = iteration
+        made.tick()
+    assert domain.limits[0] < 15 and domain.limits == sorted(set(domain.limits)) and domain.limits[-1] <= 30
+
+
+def test_gives_up_before_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("kvmctl.operations.migrate_steer.time.monotonic", lambda: clock[0])
+    made, _ = steer(Domain(), timeout=10.0)
+    made.tick()
+    clock[0] += 8.9
+    made.tick()
+    clock[0] += 0.2
+    with pytest.raises(TimedOut, match="not finished within 10 s"):
+        made.tick()
+    made.tick()
+
+
+def test_slowing_the_guest_in_vain_ends_it_or_switches(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("kvmctl.operations.migrate_steer.time.monotonic", lambda: clock[0])
+    for postcopy in ("never", "auto"):
+        domain = Domain(auto_converge_throttle=99, memory_iteration=9)
+        made, _ = steer(domain, postcopy=postcopy)
+        made.tick()
+        clock[0] += migrate_steer.IN_VAIN_SECONDS + 1
+        if postcopy == "auto":
+            made.tick()
+            assert domain.postcopy == 1 and made.strategy == "post-copy"
+        else:
+            with pytest.raises(KvmctlError, match="faster than it can be sent") as error:
+                made.tick()
+            assert error.value.hint and "--postcopy auto" in error.value.hint
+            assert domain.postcopy == 0 and made.strategy == "auto-converge"
+
+
+def test_post_copy_now_waits_for_the_first_round() -> None:
+    domain = Domain(memory_iteration=1)
+    made, _ = steer(domain, postcopy="now")
+    made.tick()
+    assert domain.postcopy == 0
+    domain.stats["memory_iteration"] = 2
+    made.tick()
+    made.tick()
+    assert domain.postcopy == 1
+
+
+def test_after_the_switch_no_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("kvmctl.operations.migrate_steer.time.monotonic", lambda: clock[0])
+    made, _ = steer(Domain(memory_iteration=2), postcopy="now", timeout=5.0)
+    made.tick()
+    clock[0] += 100
+    made.tick()
