@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -212,3 +212,42 @@ def test_a_base_that_vanished_is_said_before_anything_is_made(
     assert result.returncode == 3, result.stderr
     assert vm in result.error()["message"]
     assert host_a.files() == before
+
+
+@pytest.fixture
+def xfs_pool(host_a: Host) -> Iterator[str]:
+    """A storage pool on XFS, which shares blocks between files."""
+    place, disk = "/var/lib/libvirt/xfs", "/var/lib/libvirt/xfs.img"
+    host_a.run(["truncate", "-s", "1G", disk])
+    host_a.run(["mkfs.xfs", "-q", disk])
+    host_a.run(["mkdir", "-p", place])
+    host_a.run(["mount", "-o", "loop", disk, place])
+    pool = host_a.conn.storagePoolCreateXML(
+        f"<pool type='dir'><name>xfs</name><target><path>{place}</path></target></pool>", 0
+    )
+    yield "xfs"
+    pool.destroy()
+    host_a.run(["umount", "-l", place])
+    host_a.run(["rm", "-f", disk])
+
+
+def test_a_full_clone_on_xfs_shares_its_blocks(
+    host_a: Host, tiny: images.Tiny, xfs_pool: str, vm_name: Callable[[str], str]
+) -> None:
+    vm, copy = vm_name("xfs"), vm_name("copy")
+    create(host_a, tiny, vm, "--no-start", disk=f"512M,pool={xfs_pool}")
+    disks = [f"/var/lib/libvirt/xfs/{name}.qcow2" for name in (vm, copy)]
+    host_a.run(["qemu-io", "-c", "write -P 7 0 300M", disks[0]])
+    host_a.run(["sync"])
+
+    def used() -> int:
+        return int(host_a.run(["df", "--output=used", "-B1M", "/var/lib/libvirt/xfs"]).stdout.split()[-1])
+
+    before = used()
+    host_a.kvmctl("clone", vm, copy, "--full", local=True)
+    host_a.run(["sync"])
+    assert used() - before < 20
+    host_a.run(["qemu-img", "compare", *disks])
+    host_a.run(["qemu-io", "-c", "write -P 9 0 1M", disks[1]])
+    assert host_a.run(["qemu-img", "compare", *disks], check=False).returncode == 1
+    host_a.kvmctl("delete", vm, copy, "-y")

@@ -228,3 +228,31 @@ def test_disks_alone_and_raw_disks_of_a_stopped_guest(
     assert read(guest) == "second"
     guest.close()
     host_a.kvmctl("delete", vm, "-y")
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_undo_takes_back_the_last_change_and_does_it_again(
+    host_a: Host, tiny: images.Tiny, vm_name: Callable[[str], str]
+) -> None:
+    vm = vm_name("undo")
+    create(host_a, tiny, vm, "--no-start")
+
+    def memory() -> int:
+        return int(host_a.kvmctl("info", vm, "-o", "json").json()["memory_bytes"])
+
+    assert host_a.kvmctl("undo", vm, check=False).returncode == 4
+    before = memory()
+    host_a.kvmctl("set", vm, "--memory", "192M")
+    told = host_a.kvmctl("undo", vm)
+    assert f"set {vm}" in told.stderr
+    assert memory() == before
+    host_a.kvmctl("undo", vm)
+    assert memory() == 192 * 1024 * 1024
+    host_a.kvmctl("snapshot", "create", vm, "small")
+    host_a.kvmctl("set", vm, "--memory", "256M")
+    host_a.kvmctl("snapshot", "revert", vm, "small")
+    assert memory() == 192 * 1024 * 1024
+    assert host_a.kvmctl("undo", vm, "--dry-run", "-o", "json").json()["kind"] == "snapshot"
+    assert host_a.kvmctl("undo", vm, "-o", "json").json()["command"] == f"snapshot revert {vm} small"
+    assert memory() == 256 * 1024 * 1024
+    host_a.kvmctl("delete", vm, "-y")
