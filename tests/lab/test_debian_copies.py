@@ -37,7 +37,7 @@ def test_copies_of_a_real_debian_are_machines_of_their_own(
         "create", vm, "--image", image["name"], *size, *login, "--wait", "cloud-init", "--timeout", "15m", timeout=1000
     )
     host_a.kvmctl(
-        "exec", vm, "--", "sh", "-c", "sleep 100000 >/dev/null 2>&1 & echo kept >/root/file; sync", timeout=120
+        "exec", vm, "--", "sh", "-c", "sleep 100000 >/dev/null 2>&1 & echo kept >/srv/file; sync", timeout=120
     )
 
     forked = host_a.kvmctl("clone", vm, fork, "--live", "-o", "json", timeout=600).json()
@@ -53,7 +53,7 @@ def test_copies_of_a_real_debian_are_machines_of_their_own(
     for copy in copies:
         host_a.kvmctl("wait", copy, "--for", "cloud-init", "--timeout", "15m", timeout=1000)
         seen.append(identity(host_a, copy))
-        assert host_a.kvmctl("exec", copy, "--", "cat", "/root/file", timeout=120).stdout == "kept\n"
+        assert host_a.kvmctl("exec", copy, "--", "cat", "/srv/file", timeout=120).stdout == "kept\n"
     # Side by side: nothing that tells one machine from another is shared by any two.
     for different in zip(*seen, strict=True):
         assert len(set(different)) == 4, different
