@@ -136,7 +136,7 @@ def create(ctx: click.Context, name: str | None, **given: Any) -> None:
         raise UsageProblem("--wait needs the VM to be started", "leave out --no-start")
     with output.progress(app) as progress:
         hypervisor = app.connect(events=given["wait"] is not None)
-        plan = create_plan.plan(hypervisor, request, progress)
+        plan = create_plan.plan(hypervisor, request, progress, bring=not given["dry_run"])
         if given["dry_run"]:
             row = create_plan.described(plan)
         else:

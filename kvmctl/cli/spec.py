@@ -38,7 +38,7 @@ def apply(app: App, file: str, timeout: float, dry_run: bool) -> None:
 
     def act(name: str) -> dict[str, Any]:
         with output.progress(app) as progress:
-            plan = spec.plan(hypervisor, wanted[name], progress)
+            plan = spec.plan(hypervisor, wanted[name], progress, bring=not dry_run)
             row = spec.described(plan) if dry_run else spec.run(hypervisor, plan, progress, timeout)
         for text in row["warnings"]:
             output.warn(app, text)

@@ -163,11 +163,11 @@ def check(request: Request) -> None:
     check_count(0, len(request.pci))
 
 
-def plan(hypervisor: Hypervisor, request: Request, progress: Progress | None = None) -> Plan:
+def plan(hypervisor: Hypervisor, request: Request, progress: Progress | None = None, *, bring: bool = True) -> Plan:
     """Look at the hypervisor and decide. Raises NotFound, Conflict, Refused or UsageProblem; changes nothing.
 
     One exception: an image that is a URL or a file that is in no storage pool is brought into the pool of
-    images first, where it stays for the next guest.
+    images first, where it stays for the next guest; without ``bring`` that is NotFound.
     """
     check(request)
     system = osinfo.find(request.os) if request.os is not None else None
@@ -191,6 +191,7 @@ def plan(hypervisor: Hypervisor, request: Request, progress: Progress | None = N
         suited.cdrom_bus,
         leftover,
         progress or Progress(),
+        bring,
     )
     parts.collect()
     metadata = Metadata(
@@ -342,8 +343,9 @@ class _Parts:
         cdrom_bus: str,
         leftover: libvirt.virDomain | None,
         progress: Progress,
+        bring: bool,
     ) -> None:
-        self.hypervisor, self.request, self.progress = hypervisor, request, progress
+        self.hypervisor, self.request, self.progress, self.bring = hypervisor, request, progress, bring
         self.bus, self.cdrom_bus, self.leftover = bus, cdrom_bus, leftover
         self.volumes: list[VolumePlan] = []
         self.disks: list[xml.Element] = []
@@ -393,7 +395,7 @@ class _Parts:
 
     def _root_over_image(self, more: list[media.DiskRequest]) -> None:
         assert self.request.image is not None
-        image = resolve_image(self.hypervisor, self.request.image, self.progress)
+        image = resolve_image(self.hypervisor, self.request.image, self.progress, bring=self.bring)
         self.image = image
         root = more.pop(0) if more and isinstance(more[0], media.NewDisk) else media.NewDisk(image.virtual_size_bytes)
         assert isinstance(root, media.NewDisk)
@@ -476,20 +478,17 @@ class _Parts:
         self, pool_name: str | None, name: str, role: Literal["disk", "seed", "other"]
     ) -> tuple[OwnedVolume, media.Source]:
         """A volume name that nothing has yet, and where the volume will be."""
-        if pool_name is None:
-            pool = pools.default_pool(self.hypervisor)
-        else:
-            pool = pools.ensure_pool(self.hypervisor, pool_name)
+        place = pools.place(self.hypervisor, pool_name or pools.DEFAULT)
         with translated(self.hypervisor.uri):
-            own = pool.name()
             listed = metadata_volumes(self.leftover)
-            if (own, name) not in listed and pools.find_volume(pool, name) is not None:
+            taken = place.pool is not None and pools.find_volume(place.pool, name) is not None
+            if taken and (place.name, name) not in listed:
                 raise Conflict(
-                    f"the storage pool {own} has a volume {name} that no VM of kvmctl's owns",
+                    f"the storage pool {place.name} has a volume {name} that no VM of kvmctl's owns",
                     "choose another VM name, or see whose it is with 'virsh vol-info'",
                 )
-        source, path = disk_sources.in_pool(pool, name)
-        return OwnedVolume(own, name, path, role), source
+        source, path = disk_sources.in_place(place, name)
+        return OwnedVolume(place.name, name, path, role), source
 
     def _add(
         self, source: media.Source, format_: str, tuning: media.DiskTuning, boot: bool, bus: str | None = None

@@ -84,14 +84,17 @@ def in_pool(pool: libvirt.virStoragePool, name: str) -> tuple[media.Source, str]
     """How a domain names the volume ``name`` of ``pool``, and its path (the name where it has none)."""
     with translated():
         kind = xml.parse(pool.XMLDesc(0), "storage pool", "pool").get("type", "dir")
-        own = pool.name()
-    directory = pools.target_path(pool)
-    path = str(directory / name) if directory is not None else name
-    if kind in ("dir", "fs", "netfs", "vstorage"):
+        return in_place(pools.Place(pool.name(), pools.target_path(pool), kind, pool), name)
+
+
+def in_place(place: pools.Place, name: str) -> tuple[media.Source, str]:
+    """The same for a pool that need not be there yet."""
+    path = str(place.path / name) if place.path is not None else name
+    if place.kind in ("dir", "fs", "netfs", "vstorage"):
         return media.Source("file", path), path
-    if kind in ("logical", "disk", "iscsi", "scsi", "mpath"):
+    if place.kind in ("logical", "disk", "iscsi", "scsi", "mpath"):
         return media.Source("block", path), path
-    return media.Source("volume", path, own, name), path
+    return media.Source("volume", path, place.name, name), path
 
 
 def volume_element(name: str, format_: str, capacity_bytes: int, mode: str = "0600") -> xml.Element:

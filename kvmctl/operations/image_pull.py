@@ -39,11 +39,16 @@ def pull(
 
 def pull_once(hypervisor: Hypervisor, url: str, progress: Progress) -> image_store.Image:
     """The image from ``url``, fetched unless it was before: its name holds a digest of the address."""
-    download.check_url(url)
-    stem = image_import.name_from(download.file_name(url))[:50].rstrip("-._")
-    name = f"{stem}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+    name = name_of(url)
     known = image_store.find_or_none(hypervisor, name)
     return known if known is not None else pull(hypervisor, url, name, None, progress)
+
+
+def name_of(url: str) -> str:
+    """What the image from ``url`` is called. Raises UsageProblem for what is no http(s) URL."""
+    download.check_url(url)
+    stem = image_import.name_from(download.file_name(url))[:50].rstrip("-._")
+    return f"{stem}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
 
 
 def _published(entry: image_catalogue.Entry, progress: Progress) -> download.Checksum:

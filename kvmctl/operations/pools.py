@@ -8,6 +8,7 @@ import contextlib
 import io
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 
@@ -61,6 +62,33 @@ def ensure_pool(hypervisor: Hypervisor, name: str) -> libvirt.virStoragePool:
     return pool
 
 
+@dataclass(frozen=True)
+class Place:
+    """A pool that is there or will be: its name, its directory on its host, libvirt's word for its kind.
+
+    ``pool`` is None where it is yet to be made or started, so that nobody can look into it.
+    """
+
+    name: str
+    path: PurePosixPath | None
+    kind: str
+    pool: libvirt.virStoragePool | None
+
+
+def place(hypervisor: Hypervisor, name: str) -> Place:
+    """Where ensure_pool() will find or make the pool ``name``; nothing is changed. Raises NotFound as it does."""
+    pool = find_pool(hypervisor, name)
+    if pool is None and name in (DEFAULT, IMAGES):
+        path = _place_for(hypervisor, name)
+        pool = _pool_at(hypervisor, path)
+        if pool is None:
+            return Place(name, path, "dir", None)
+    pool = pool or ensure_pool(hypervisor, name)
+    with translated(hypervisor.uri):
+        kind = xml.parse(pool.XMLDesc(0), "storage pool", "pool").get("type", "dir")
+        return Place(pool.name(), target_path(pool), kind, pool if pool.isActive() else None)
+
+
 def find_pool(hypervisor: Hypervisor, name: str) -> libvirt.virStoragePool | None:
     """The pool with this name, active or not, or None."""
     try:
@@ -79,11 +107,9 @@ def target_path(pool: libvirt.virStoragePool) -> PurePosixPath | None:
 
 def _define(hypervisor: Hypervisor, name: str) -> libvirt.virStoragePool:
     path = _place_for(hypervisor, name)
-    with translated(hypervisor.uri):
-        for other in hypervisor.conn.listAllStoragePools(0):
-            # libvirt allows one pool a directory; virt-manager may have named this one otherwise.
-            if target_path(other) == path:
-                return other
+    other = _pool_at(hypervisor, path)
+    if other is not None:
+        return other
     pool = xml.new("pool", type_="dir")
     xml.add(pool, "name", name)
     xml.add(xml.add(pool, "target"), "path", str(path))
@@ -98,6 +124,12 @@ def _define(hypervisor: Hypervisor, name: str) -> libvirt.virStoragePool:
         # Without autostart it works as well; it is only looked for again each time.
         made.setAutostart(1)
     return made
+
+
+def _pool_at(hypervisor: Hypervisor, path: PurePosixPath) -> libvirt.virStoragePool | None:
+    """The pool over ``path``: libvirt allows one a directory, and virt-manager may have named it otherwise."""
+    with translated(hypervisor.uri):
+        return next((p for p in hypervisor.conn.listAllStoragePools(0) if target_path(p) == path), None)
 
 
 def _activate(hypervisor: Hypervisor, pool: libvirt.virStoragePool) -> None:

@@ -90,8 +90,8 @@ def differences(hypervisor: Hypervisor, spec: Spec) -> tuple[Difference, ...] | 
     return spec_compare.compare(spec, found[1]) if found is not None else None
 
 
-def plan(hypervisor: Hypervisor, spec: Spec, progress: Progress | None = None) -> Plan:
-    """Decide what to do so that the VM is as ``spec`` says.
+def plan(hypervisor: Hypervisor, spec: Spec, progress: Progress | None = None, *, bring: bool = True) -> Plan:
+    """Decide what to do so that the VM is as ``spec`` says; ``bring`` as create's plan has it.
 
     Raises what create's plan raises for a new VM; Refused, naming each key, where an existing one would
     have to be made anew.
@@ -100,7 +100,7 @@ def plan(hypervisor: Hypervisor, spec: Spec, progress: Progress | None = None) -
     found = look(hypervisor, spec.name)
     if found is None:
         request = create_request.from_spec(spec.name, spec, {})
-        made = create_plan.plan(hypervisor, request, progress)
+        made = create_plan.plan(hypervisor, request, progress, bring=bring)
         return Plan(spec.name, spec, creation=made, warnings=made.warnings)
     domain, seen = found
     different = spec_compare.compare(spec, seen)

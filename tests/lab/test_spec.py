@@ -213,3 +213,17 @@ def test_the_examples(host_a: Host, debian: Path) -> None:
         assert host_a.kvmctl("diff", "-f", "-", input=exported).returncode == 0
         host_a.kvmctl("delete", *names, "--yes")
     host_a.kvmctl("image", "delete", "debian-12", "--yes")
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_a_dry_run_makes_no_pool_and_brings_no_image(
+    host_b: Host, small: dict[str, Any], tmp_path: Path, debian: Path
+) -> None:
+    pools = [pool.name() for pool in host_b.conn.listAllStoragePools(0)]
+    row = host_b.kvmctl("apply", "-f", write(tmp_path, small), "--dry-run", "-o", "json").json()
+    assert any("storage pool default" in step for step in row["changes"])
+    for image in (str(debian), "http://127.0.0.1:9/x.qcow2"):
+        done = host_b.kvmctl("create", small["name"], "--image", image, "--dry-run", "-o", "json", check=False)
+        assert done.returncode == 3
+        assert "a dry run brings nothing" in done.error()["message"]
+    assert [pool.name() for pool in host_b.conn.listAllStoragePools(0)] == pools
