@@ -6,6 +6,7 @@ import click
 
 from kvmctl.cli import output
 from kvmctl.cli.host_cpu import cpu
+from kvmctl.cli.host_evacuate import evacuate
 from kvmctl.cli.host_setup import setup
 from kvmctl.cli.host_show import info, overcommit
 from kvmctl.cli.options import App, everywhere
@@ -22,6 +23,7 @@ def host() -> None:
 
 
 host.add_command(cpu)
+host.add_command(evacuate)
 host.add_command(setup)
 host.add_command(info)
 host.add_command(overcommit)

@@ -12,6 +12,7 @@ from kvmctl.errors import Refused, UsageProblem
 from kvmctl.model.units import human_duration, human_size
 
 if TYPE_CHECKING:
+    from kvmctl.connection import Hypervisor
     from kvmctl.model.migration import Wish
     from kvmctl.operations.migrate_steer import Moment
 
@@ -102,6 +103,18 @@ def migrate(app: App, vm: str, destination: str | None, **options: Any) -> None:
     for warning in () if app.machine_readable else row["warnings"]:
         output.warn(app, warning)
     output.show_one(app, row, lambda: _sentence(row))
+
+
+def move_one(app: App, hypervisor: "Hypervisor", name: str, wish: "Wish", check: bool) -> dict[str, Any]:
+    """Check one VM, and move it unless ``check``: its object. Raises Refused where it cannot go."""
+    from kvmctl.operations import migrate as operation
+
+    found = operation.plan(hypervisor, name, wish)
+    operation.require(found)
+    if check:
+        return found.as_check()
+    with output.progress(app) as progress:
+        return operation.run(found, progress, lambda _moment: None)
 
 
 def _wish(destination: str, options: dict[str, Any]) -> "Wish":

@@ -291,3 +291,17 @@ def test_cpu_check_against_what_libvirt_does(make: Define, host_a: Host, host_b:
     )
     assert (verdict["level"] == "refused") == (compared == libvirt.VIR_CPU_COMPARE_INCOMPATIBLE)
     assert verdict["level"] in ("ok", "refused")
+
+
+def test_evacuate_moves_all_that_can_go(make: Define, host_a: Host, host_b: Host) -> None:
+    """A running guest and one that is off go; one whose network is missing there stays, with the reason."""
+    runs, off = make(), make(start=False)
+    stays = make(start=False, devices="<interface type='bridge'><source bridge='nowhere0'/></interface>")
+    result = host_a.kvmctl("host", "evacuate", host_b.tcp_uri, "-o", "json", check=False)
+    assert result.returncode == 8, result.stderr
+    rows = {row["name"]: row for row in result.json()}
+    assert rows[runs.name]["state"] == "running" and rows[off.name]["state"] == "shutoff"
+    assert "nowhere0" in rows[stays.name]["error"]["message"]
+    runs.assert_one(host_b)
+    assert (off.state(host_a), off.state(host_b)) == ("absent", "shut off")
+    assert (stays.state(host_a), stays.state(host_b)) == ("shut off", "absent")

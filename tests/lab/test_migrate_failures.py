@@ -147,6 +147,7 @@ def test_a_libvirtd_is_killed(make: Define, host_a: Host, host_b: Host, which: s
     assert row["place"] == "source"
 
 
+@pytest.mark.full
 def test_the_link_is_cut(make: Define, host_a: Host, host_b: Host, lab: Lab) -> None:
     """libvirt itself notices after 30 s; the guest runs on all the time."""
     guest = make()

@@ -1,0 +1,107 @@
+"""``python -m tests.bench.migrate``: pause and time of ``kvmctl migrate`` against plain ``virsh migrate``.
+
+The same guest goes to and fro, by kvmctl and virsh in turn, so that both meet the same machine. The pause is
+libvirt's own figure of the finished job (VIR_DOMAIN_JOB_DOWNTIME) for both; the wire's witness stands beside it.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import libvirt
+
+from tests.lab import images
+from tests.lab.hosts import Host
+from tests.lab.lab import Lab
+from tests.lab.moving import Moving, Witness, define, dirty
+
+VIRSH = ("migrate", "--live", "--persistent", "--undefinesource")
+# What a busy guest rewrites over and over.
+BUSY_MIB = 160
+
+
+def once(lab: Lab, guest: Moving, tool: str, bandwidth: int | None) -> dict[str, Any]:
+    """Move the guest to the other host; how long it took and stood still, in ms."""
+    source = guest.host()
+    there = next(host for host in lab.hosts if host is not source)
+    witness = Witness(lab, guest.address)
+    began = time.monotonic()
+    done = _move(source, there, guest.name, tool, bandwidth)
+    took = (time.monotonic() - began) * 1000
+    gap = witness.gaps()[:1]
+    downtime = None
+    if done:
+        stats = there.conn.lookupByName(guest.name).jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
+        downtime = stats.get("downtime")
+    return {
+        "tool": tool,
+        "done": done,
+        "total_ms": round(took),
+        "downtime_ms": downtime,
+        "wire_ms": gap[0] if gap else None,
+    }
+
+
+def _move(source: Host, there: Host, name: str, tool: str, bandwidth: int | None) -> bool:
+    if tool == "virsh":
+        limit = ["--bandwidth", str(bandwidth)] if bandwidth else []
+        command = ["virsh", "-c", source.uri, *VIRSH, *limit, "--timeout", "60", name, there.tcp_uri]
+        return source.client(command, check=False, timeout=200).returncode == 0
+    limit = ["--bandwidth", f"{bandwidth}M"] if bandwidth else []
+    return source.kvmctl("migrate", name, there.tcp_uri, *limit, "--timeout", "60s", check=False).returncode == 0
+
+
+def case(lab: Lab, title: str, rounds: int, busy: bool, bandwidth: int | None) -> dict[str, Any]:
+    """One kind of guest, ``rounds`` moves by each tool."""
+    guest = define(lab, lab.a, images.tiny(), f"bench-{os.getpid()}", memory=512 if busy else 256)
+    if busy:
+        dirty(guest, BUSY_MIB)
+    runs = [once(lab, guest, tool, bandwidth) for _ in range(rounds) for tool in ("kvmctl", "virsh")]
+    domain = guest.host().conn.lookupByName(guest.name)
+    domain.destroy()
+    domain.undefine()
+    return {"case": title, "runs": runs}
+
+
+def _line(found: dict[str, Any], tool: str) -> str:
+    mine = [run for run in found["runs"] if run["tool"] == tool]
+    done = [run for run in mine if run["done"]]
+    pauses = [run["downtime_ms"] for run in done if run["downtime_ms"] is not None]
+    wire = [run["wire_ms"] for run in done if run["wire_ms"] is not None]
+    totals = [run["total_ms"] for run in done]
+
+    def both(values: list[float]) -> str:
+        return f"{statistics.median(values):6.0f} {max(values):6.0f}" if values else "     -      -"
+
+    return f"{found['case']:<22} {tool:<7} {len(done):>2}/{len(mine):<2} {both(pauses)}  {both(wire)}  {both(totals)}"
+
+
+def main() -> None:
+    """Measure, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.migrate", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10, help="moves by each tool and case (default: %(default)s)")
+    parser.add_argument("--idle-only", action="store_true", help="leave the busy guest and the slow link out")
+    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures there, too")
+    options = parser.parse_args()
+    cases = [("idle", False, None), ("160 MiB over and over", True, None), ("idle, 30 MiB/s", False, 30)]
+    with Lab(f"bm{os.getpid()}") as lab:
+        found = [
+            case(lab, title, options.rounds, busy, bandwidth)
+            for title, busy, bandwidth in cases[: 1 if options.idle_only else None]
+        ]
+    sys.stdout.write(
+        f"{'guest':<22} {'tool':<7} {'done':<5}   pause ms med, max   wire ms med, max   total ms med, max\n"
+    )
+    for row in found:
+        sys.stdout.write("".join(_line(row, tool) + "\n" for tool in ("kvmctl", "virsh")))
+    if options.json is not None:
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
