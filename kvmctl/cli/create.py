@@ -84,6 +84,17 @@ class WithMaximum(click.ParamType):
 @click.option("--profile", type=click.Choice(("linux", "windows", "generic")), help="What suits this kind of guest.")
 @click.option("--os", "os_id", metavar="ID", help="The guest's operating system, like debian12 or win11.")
 @click.option("--graphics", type=click.Choice(("none", "vnc", "spice")), help="The screen (vnc on loopback).")
+@click.option(
+    "--graphics-listen", metavar="ADDR", help="Where the screen is served; one that others reach needs a password."
+)
+@click.option("--graphics-password-file", metavar="FILE", help="The screen's password: the first line of FILE.")
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    metavar="KIND[,OPTION...]",
+    help="watchdog, vsock, panic, serial, parallel, rng or share=DIR:TAG.",
+)
 @click.option("--sound", is_flag=True, help="A sound card.")
 @click.option("--title", metavar="TEXT", help="A title that lists may show.")
 @click.option("--description", metavar="TEXT", help="A description.")

@@ -7,6 +7,7 @@ from typing import Literal
 from kvmctl.model import graphics as screen
 from kvmctl.model import metadata as remembered
 from kvmctl.model import xml
+from kvmctl.model.extras import ExtraDevice, add_to
 from kvmctl.model.firmware import Firmware, apply_firmware, tpm_element
 from kvmctl.model.pci import PciAddress, hostdev_element, root_ports
 from kvmctl.model.profile import Defaults, Profile, apply_profile, tablet_element, usb_controller_element
@@ -55,6 +56,9 @@ class DomainSpec:
     nics: tuple[xml.Element, ...] = ()
     pci: tuple[PciAddress, ...] = ()
     graphics: Literal["none", "vnc", "spice"] = "vnc"
+    graphics_listen: str = screen.LOOPBACK
+    graphics_password: str | None = field(default=None, repr=False)
+    extras: tuple[ExtraDevice, ...] = ()
     sound: bool = False
     os_url: str | None = None
     metadata: remembered.Metadata = field(default_factory=remembered.Metadata)
@@ -100,6 +104,7 @@ def build(spec: DomainSpec) -> xml.Element:
     apply_profile(domain, spec.profile, "kvm" if hardware.virt == "kvm" else "tcg", spec.hyperv)
     remembered.put(domain, spec.metadata)
     domain.append(_devices(spec))
+    add_to(domain, spec.extras)
     return domain
 
 
@@ -135,7 +140,7 @@ def _devices(spec: DomainSpec) -> xml.Element:
         channel = xml.add(devices, "channel", type_="unix")
         xml.add(channel, "target", type_="virtio", name="org.qemu.guest_agent.0")
     if spec.graphics != "none":
-        devices.append(screen.graphics_element(spec.graphics))
+        devices.append(screen.graphics_element(spec.graphics, spec.graphics_listen, spec.graphics_password))
         devices.append(screen.video_element(defaults.video))
         devices.append(tablet_element())
         if spec.graphics == "spice":

@@ -13,8 +13,10 @@ from kvmctl.model import disk as media
 from kvmctl.model import domain as domains
 from kvmctl.model import nic as wires
 from kvmctl.model import xml
+from kvmctl.model.extras import ExtraDevice
 from kvmctl.model.firmware import FIRMWARES, Firmware
 from kvmctl.model.forward import written
+from kvmctl.model.graphics import LOOPBACK
 from kvmctl.model.metadata import Forward, Metadata, OwnedVolume
 from kvmctl.model.names import check_new_name
 from kvmctl.model.pci import PciAddress, PciSelector, check_count
@@ -66,6 +68,9 @@ class Request:
     profile: Profile | None = None
     os: str | None = None
     graphics: Literal["none", "vnc", "spice"] = "vnc"
+    graphics_listen: str | None = None
+    graphics_password: str | None = field(default=None, repr=False)
+    devices: tuple[ExtraDevice, ...] = ()
     sound: bool = False
     title: str | None = None
     description: str | None = None
@@ -225,6 +230,9 @@ def plan(hypervisor: Hypervisor, request: Request, progress: Progress | None = N
         nics=tuple(_with_boot(wires.to_element(card), request, parts, n) for n, card in enumerate(network.nics)),
         pci=_pci(hypervisor, request),
         graphics=request.graphics,
+        graphics_listen=request.graphics_listen or LOOPBACK,
+        graphics_password=request.graphics_password,
+        extras=request.devices,
         sound=request.sound,
         os_url=system.url if system is not None else None,
         metadata=metadata,
@@ -506,6 +514,14 @@ def metadata_volumes(domain: libvirt.virDomain | None) -> set[tuple[str, str]]:
     return {(v.pool, v.name) for v in metadata.read(domain).volumes} if domain is not None else set()
 
 
+def _without_password(domain: xml.Element) -> str:
+    """The XML for people's eyes, as libvirt too hands it out."""
+    shown = xml.parse(xml.raw(domain), "domain", "domain")
+    for graphics in shown.iterfind("devices/graphics[@passwd]"):
+        del graphics.attrib["passwd"]
+    return xml.text(shown)
+
+
 def described(plan_: Plan) -> dict[str, Any]:
     """The plan as ``--dry-run`` prints it."""
     return {
@@ -515,5 +531,5 @@ def described(plan_: Plan) -> dict[str, Any]:
         "accel": plan_.accel.accel,
         "steps": plan_.steps(),
         "warnings": list(plan_.warnings),
-        "xml": xml.text(plan_.domain),
+        "xml": _without_password(plan_.domain),
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 from kvmctl.errors import UsageProblem
 from kvmctl.model.disk import parse_disk
+from kvmctl.model.extras import parse_device
 from kvmctl.model.forward import parse_forward
 from kvmctl.model.nic import MODELS, parse_nic
 from kvmctl.model.pci import PciSelector
@@ -68,6 +69,9 @@ def from_options(name: str, given: Mapping[str, Any]) -> Request:
         profile=given.get("profile"),
         os=given.get("os_id"),
         graphics=given.get("graphics") or "vnc",
+        graphics_listen=given.get("graphics_listen"),
+        graphics_password=_secret(given.get("graphics_password_file")),
+        devices=tuple(parse_device(text, given.get("arch") or "x86_64") for text in given.get("devices", ())),
         sound=bool(given.get("sound")),
         title=_line(given.get("title"), "--title", LONGEST_TITLE),
         description=_text(given.get("description"), "--description"),
@@ -81,6 +85,19 @@ def from_options(name: str, given: Mapping[str, Any]) -> Request:
         start=bool(given.get("start", True)),
         strict=bool(given.get("strict")),
     )
+
+
+def _secret(file: str | None) -> str | None:
+    """The first line of ``file``: the screen's password."""
+    if file is None:
+        return None
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageProblem(f"the password file {file[:200]!a} cannot be read: {error}") from None
+    if not lines or not lines[0] or not lines[0].isprintable():
+        raise UsageProblem(f"the password file {file[:200]!a} does not begin with a password")
+    return lines[0]
 
 
 def _nics(texts: tuple[str, ...], model: str | None) -> Any:

@@ -331,12 +331,15 @@ def test_a_built_image_boots_with_secure_boot_and_finishes_cloud_init(
     host_a.kvmctl("image", "import", str(debian), "--name", "debian-12")
     name = vm_name("secure")
     host_a.kvmctl(
-        "create", name, "--image", "debian-12", "--firmware", "uefi-secure", "--memory", "1G",
+        "create", name, "--image", "debian-12", "--firmware", "uefi-secure", "--tpm", "--memory", "1G",
         "--net", "user", "--wait", "agent", "--timeout", "900s", timeout=960,
     )  # fmt: skip
     host_a.kvmctl("wait", name, "--for", "cloud-init", "--timeout", "900s", timeout=960)
     booted = host_a.kvmctl(
-        "exec", name, "--", "sh", "-c", "dmesg | grep -i 'secure boot enabled'; findmnt -no SOURCE /"
+        *("exec", name, "--", "sh", "-c"),
+        "dmesg | grep -i 'secure boot enabled'; findmnt -no SOURCE /; "
+        "echo TPM $(cat /sys/class/tpm/tpm0/tpm_version_major)",
     )
+    assert "TPM 2" in booted.stdout
     assert "Secure boot enabled" in booted.stdout
     assert "/dev/vda1" in booted.stdout
