@@ -57,6 +57,8 @@ def add(app: App, vm: str, forwards: tuple[str, ...], dry_run: bool) -> None:
         )
         return
     _show(app, ports.add(hypervisor, plan), f"published already for {plan.vm}")
+    if told := ports.what_is_not_kept(plan):
+        output.info(app, f"note: {told}")
 
 
 def _refuse_twins(wanted: list[Any]) -> None:

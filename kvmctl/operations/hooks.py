@@ -94,6 +94,15 @@ def remove(folder: Path = FOLDER) -> list[str]:
     return gone
 
 
+def may_be_installed() -> bool:
+    """Whether only root can change this kvmctl and its Python, so that libvirt may run it as root."""
+    try:
+        _refuse_foreign_code()
+    except Refused:
+        return False
+    return True
+
+
 def _refuse_foreign_code() -> None:
     """libvirt runs the hooks as root at every start of a guest: only root may be able to change what they run."""
     for path in (Path(sys.executable), Path(kvmctl.__file__).resolve().parent):

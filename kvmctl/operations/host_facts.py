@@ -112,7 +112,7 @@ def look(connect: Callable[[], Hypervisor]) -> Facts:
         groups=tuple(_missing_groups(user, session)),
         network=network,
         pool=pool,
-        hooks=() if session else tuple(hooks.missing()),
+        hooks=tuple(hooks.missing()) if not session and hooks.may_be_installed() else (),
     )
 
 

@@ -23,7 +23,7 @@ from kvmctl.model.forward import parse_selection, written
 from kvmctl.model.metadata import Forward, Metadata
 from kvmctl.model.network import Network
 from kvmctl.model.port_rules import Rule
-from kvmctl.operations import addresses, firewall, forwards, metadata, networks, reservations
+from kvmctl.operations import addresses, firewall, forwards, hooks, metadata, networks, reservations
 from kvmctl.operations.undo import Undo
 from kvmctl.preflight import host_ports, hostnet
 
@@ -220,6 +220,16 @@ def _present_address(domain: libvirt.virDomain, way: Way, network: Network) -> s
             addressing = network.holding(address)
             if address.version == 4 and addressing is not None and address != addressing.gateway:
                 return text
+    return None
+
+
+def what_is_not_kept(plan: Plan) -> str | None:
+    """What the user should know of how long the forwards will hold, or None."""
+    if plan.way.kind == "nat" and plan.forwards and hooks.missing():
+        return (
+            "libvirt's hooks are not installed: the forwards follow kvmctl's own starts and stops, not virsh's or "
+            "a reboot's; 'kvmctl host setup' installs them"
+        )
     return None
 
 
