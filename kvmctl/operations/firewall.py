@@ -23,6 +23,7 @@ from kvmctl.model.port_rules import CHAIN, LIBVIRT_CHAIN, LIBVIRT_TABLE, TABLE, 
 from kvmctl.operations.undo import Undo
 
 LOCK = Path("/run/kvmctl-ports.lock")
+_held = False
 _SYSCTL = Path("/proc/sys/net/ipv4/conf")
 # Not every PATH has the folders of the administrator's programs.
 _PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
@@ -54,11 +55,22 @@ class Seen:
 
 @contextlib.contextmanager
 def locked() -> Iterator[None]:
-    """Nobody else of this machine changes published ports meanwhile; what is read within it stays true."""
+    """Nobody else of this machine changes published ports meanwhile; what is read within it stays true.
+
+    Within another one of the same process it does nothing.
+    """
+    global _held
     check_root()
+    if _held:
+        yield
+        return
     with LOCK.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        _held = True
+        try:
+            yield
+        finally:
+            _held = False
 
 
 def is_root() -> bool:
@@ -113,6 +125,7 @@ def _restore_iptables(rules: Sequence[Rule], before: Iptables, undo: Undo) -> No
     if not rules and before.accepts is None and before.jump == "none":
         return
     old = _chain_input(before)
+    undo.add("put iptables' chain back", lambda: _run("iptables-restore", "--noflush", "--wait", "10", input=old()))
     _run(
         "iptables-restore",
         "--noflush",
@@ -120,7 +133,6 @@ def _restore_iptables(rules: Sequence[Rule], before: Iptables, undo: Undo) -> No
         "10",
         input=port_rules.iptables_input(rules, before.jump, before.accepts is not None),
     )
-    undo.add("put iptables' chain back", lambda: _run("iptables-restore", "--noflush", "--wait", "10", input=old()))
 
 
 def _chain_input(before: Iptables) -> Callable[[], str]:

@@ -264,14 +264,16 @@ def _refuse_libvirts_bridge(bridge: str, others: Sequence[tuple[libvirt.virNetwo
 def create(hypervisor: Hypervisor, plan: Plan) -> dict[str, Any]:
     """Make the network; where a step fails, nothing of it is left. Returns row()."""
     with translated(hypervisor.uri), Undo() as undo:
-        network = hypervisor.conn.networkDefineXML(plan.xml)
-        undo.add(f"undefine the network {plan.network.name}", network.undefine)
+        with undo.step():
+            network = hypervisor.conn.networkDefineXML(plan.xml)
+            undo.add(f"undefine the network {plan.network.name}", network.undefine)
         if plan.autostart:
             # The link in libvirt's autostart folder goes away with the definition.
             network.setAutostart(1)
         if plan.start:
-            _start(network)
-            undo.add(f"stop the network {plan.network.name}", network.destroy)
+            with undo.step():
+                _start(network)
+                undo.add(f"stop the network {plan.network.name}", network.destroy)
         made = row(network, read(network))
         undo.keep()
     return made

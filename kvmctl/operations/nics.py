@@ -122,12 +122,14 @@ def attach(hypervisor: Hypervisor, plan: Attachment) -> dict[str, Any]:
 
 def _reserve(hypervisor: Hypervisor, plan: Attachment, nic: NetworkNic, undo: Undo) -> None:
     assert nic.mac is not None
-    made, new = reservations.reserve(hypervisor, nic.network, nic.mac, nic.ip, plan.vm)
+    with undo.step():
+        made, new = reservations.reserve(hypervisor, nic.network, nic.mac, nic.ip, plan.vm)
+        if new:
+            undo.add(f"give the address {made.ip} back", lambda: reservations.release(hypervisor, made))
     if new:
-        undo.add(f"give the address {made.ip} back", lambda: reservations.release(hypervisor, made))
         before = metadata.read(plan.domain)
-        metadata.write(plan.domain, replace(before, reservations=(*before.reservations, made)))
         undo.add("forget the reservation", lambda: metadata.write(plan.domain, before))
+        metadata.write(plan.domain, replace(before, reservations=(*before.reservations, made)))
 
 
 def _plug(domain: libvirt.virDomain, text: str, flags: int) -> None:
@@ -225,8 +227,8 @@ def link(hypervisor: Hypervisor, vm: str, mac: str, *, up: bool, live: bool, con
             seen = True
             before = xml.raw(element)
             if _set_link(element, up):
-                domain.updateDeviceFlags(xml.raw(element), flag)
                 undo.add("set the link as it was", _update_again(domain, before, flag))
+                domain.updateDeviceFlags(xml.raw(element), flag)
                 changed = True
         if not seen:
             raise _no_card(domain, mac)

@@ -11,6 +11,7 @@ import ipaddress
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import libvirt
@@ -42,14 +43,12 @@ class Way:
 
 @dataclass(frozen=True)
 class Plan:
-    """What add() or remove() does: ``forwards`` are the new or old ones, ``after`` all there will be."""
+    """What add() or remove() does: ``forwards`` are the ones that come or go."""
 
     domain: libvirt.virDomain
     vm: str
     way: Way
     forwards: tuple[Forward, ...]
-    before: Metadata
-    after: tuple[Forward, ...]
 
 
 def way_of(hypervisor: Hypervisor, tree: xml.Element, known: dict[str, Network] | None = None) -> Way | None:
@@ -84,7 +83,7 @@ def plan_add(hypervisor: Hypervisor, vm: str, wanted: Sequence[Forward]) -> Plan
         new = tuple(forward for forward in wanted if forward not in before.forwards)
         name = domain.name()
     check(hypervisor, way, new, domain=domain)
-    return Plan(domain, name, way, new, before, (*before.forwards, *new))
+    return Plan(domain, name, way, new)
 
 
 def check(
@@ -168,47 +167,53 @@ def _clash(one: Forward, one_way: Way, other: Forward, other_way: Way | None) ->
 
 def add(hypervisor: Hypervisor, plan: Plan) -> list[dict[str, Any]]:
     """Publish the plan's forwards; where a step fails everything is as before. Returns their rows()."""
-    with translated(hypervisor.uri), Undo() as undo:
-        if plan.forwards:
+    if plan.forwards:
+        with translated(hypervisor.uri), Undo() as undo:
             if plan.way.kind == "user":
                 _add_user(plan, undo)
             else:
-                _add_nat(hypervisor, plan, undo)
-        undo.keep()
+                with firewall.locked():
+                    _add_nat(hypervisor, plan, undo)
+            undo.keep()
     return [row for row in rows(hypervisor, plan.vm) if _named(row, plan.forwards)]
 
 
 def _add_user(plan: Plan, undo: Undo) -> None:
     if plan.domain.isActive():
         for forward in plan.forwards:
-            forwards.add(plan.domain, forward)
-            undo.add(f"take back {written(forward)}", lambda forward=forward: forwards.remove(plan.domain, forward))  # type: ignore[misc]
-    metadata.write(plan.domain, plan.before.with_forwards(plan.after))
+            with undo.step():
+                forwards.add(plan.domain, forward)
+                undo.add(f"take back {written(forward)}", partial(forwards.remove, plan.domain, forward))
+    # Read anew: somebody else may have published another port since the look.
+    now = metadata.read(plan.domain)
+    metadata.write(plan.domain, now.with_forwards((*now.forwards, *plan.forwards)))
 
 
 def _add_nat(hypervisor: Hypervisor, plan: Plan, undo: Undo) -> None:
+    # Others may have published since the look; now that the lock is held they wait.
+    _refuse_forwarded(hypervisor, plan.way, plan.forwards, plan.domain)
+    now = metadata.read(plan.domain)
     # Undone last of all, when metadata and reservation are as before: the rules follow from them.
     undo.add("put the firewall back", lambda: sync(hypervisor))
-    kept = _reserve(hypervisor, plan.domain, plan.way, plan.before, undo)
-    metadata.write(plan.domain, replace(kept, forwards=plan.after))
-    undo.add("forget the forwards", lambda: metadata.write(plan.domain, plan.before))
+    kept = _reserve(hypervisor, plan.domain, plan.way, now, undo)
+    undo.add("forget the forwards", lambda: metadata.write(plan.domain, now))
+    metadata.write(plan.domain, replace(kept, forwards=(*now.forwards, *plan.forwards)))
     sync(hypervisor)
 
 
-def _reserve(
-    hypervisor: Hypervisor, domain: libvirt.virDomain, way: Way, before: Metadata, undo: Undo | None
-) -> Metadata:
+def _reserve(hypervisor: Hypervisor, domain: libvirt.virDomain, way: Way, before: Metadata, undo: Undo) -> Metadata:
     """Have the network keep the guest's address; the metadata that remembers it."""
     assert way.network is not None and way.mac is not None
     ip = None
     if domain.isActive():
         network = networks.read(networks.find(hypervisor, way.network))
         ip = _present_address(domain, way, network) if network.reserved(way.mac) is None else None
-    made, new = reservations.reserve(hypervisor, way.network, way.mac, ip, domain.name())
+    with undo.step():
+        made, new = reservations.reserve(hypervisor, way.network, way.mac, ip, domain.name())
+        if new:
+            undo.add(f"give the address {made.ip} back", lambda: reservations.release(hypervisor, made))
     if not new:
         return before
-    if undo is not None:
-        undo.add(f"give the address {made.ip} back", lambda: reservations.release(hypervisor, made))
     return replace(before, reservations=(*before.reservations, made))
 
 
@@ -245,25 +250,31 @@ def plan_remove(hypervisor: Hypervisor, vm: str, named: Sequence[str], *, everyt
     if way.kind == "nat" and gone:
         refuse_elsewhere(hypervisor)
         firewall.check_root()
-    return Plan(domain, name, way, gone, before, tuple(f for f in before.forwards if f not in gone))
+    return Plan(domain, name, way, gone)
 
 
 def remove(hypervisor: Hypervisor, plan: Plan) -> dict[str, Any]:
     """Take the forwards back; ``{vm, removed, changed}``. Open connections through them stay."""
     with translated(hypervisor.uri):
         if plan.way.kind == "user":
-            metadata.write(plan.domain, plan.before.with_forwards(plan.after))
+            now = metadata.read(plan.domain)
+            metadata.write(plan.domain, now.with_forwards(_without(now.forwards, plan.forwards)))
             if plan.domain.isActive():
                 for forward in plan.forwards:
                     forwards.remove(plan.domain, forward)
         elif plan.forwards:
-            with Undo() as undo:
+            with firewall.locked(), Undo() as undo:
+                now = metadata.read(plan.domain)
                 undo.add("put the firewall back", lambda: sync(hypervisor))
-                metadata.write(plan.domain, replace(plan.before, forwards=plan.after))
-                undo.add("publish them again", lambda: metadata.write(plan.domain, plan.before))
+                undo.add("publish them again", lambda: metadata.write(plan.domain, now))
+                metadata.write(plan.domain, now.with_forwards(_without(now.forwards, plan.forwards)))
                 sync(hypervisor)
                 undo.keep()
     return {"vm": plan.vm, "removed": [written(f) for f in plan.forwards], "changed": bool(plan.forwards)}
+
+
+def _without(there: tuple[Forward, ...], gone: tuple[Forward, ...]) -> tuple[Forward, ...]:
+    return tuple(forward for forward in there if forward not in gone)
 
 
 # ---------------------------------------------------------------- for create, start, delete
@@ -277,11 +288,14 @@ def publish(hypervisor: Hypervisor, domain: libvirt.virDomain, wanted: Iterable[
     with translated(hypervisor.uri):
         way = _way(hypervisor, domain)
         _check_host(hypervisor, chosen)
-        before = metadata.read(domain)
-        kept = _reserve(hypervisor, domain, way, before, None)
-        if kept != before:
-            metadata.write(domain, kept)
-        sync(hypervisor)
+        with firewall.locked(), Undo() as undo:
+            before = metadata.read(domain)
+            kept = _reserve(hypervisor, domain, way, before, undo)
+            if kept != before:
+                undo.add("forget the reservation", lambda: metadata.write(domain, before))
+                metadata.write(domain, kept)
+            sync(hypervisor)
+            undo.keep()
 
 
 def unpublish_all(hypervisor: Hypervisor, domain: libvirt.virDomain) -> list[str]:
