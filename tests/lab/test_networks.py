@@ -267,7 +267,8 @@ def test_every_model_gets_its_lease_and_reaches_its_gateway(
 ) -> None:
     host_a.start_default_network()
     host_a.kvmctl("create", "model", *boot(tiny_full), "--net", f"nat,model={model}")
-    guest = console(host_a, "model")
+    # The full kernel takes its time where several guests boot at once.
+    guest = console(host_a, "model").ready(timeout=240)
     assert guest.address().startswith(f"{host_a.subnet}.")
     assert pings(guest, f"{host_a.subnet}.1")
     (row,) = host_a.kvmctl("nic", "list", "model", "-o", "json").json()
