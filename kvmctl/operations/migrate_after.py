@@ -11,7 +11,7 @@ from kvmctl.errors import KvmctlError, UsageProblem
 from kvmctl.model import migration, xml
 from kvmctl.model.metadata import Metadata, Reservation
 from kvmctl.model.migration import Note
-from kvmctl.operations import forwards, metadata, reservations
+from kvmctl.operations import metadata, ports, reservations
 from kvmctl.operations.migrate_truth import Hosts
 
 
@@ -76,7 +76,8 @@ def arrive(hosts: Hosts, autostart: bool) -> list[str]:
     if known.reservations:
         attempt("reserved addresses", lambda: _reservations(hosts, domain, known))
     if known.forwards and domain.isActive():
-        attempt("published ports", lambda: forwards.reapply(hypervisor, domain))
+        attempt("published ports", lambda: ports.reapply(hypervisor, domain))
+        attempt("the source's rules for published ports", lambda: ports.tidy(hosts.hypervisor("source")))
     return warnings
 
 

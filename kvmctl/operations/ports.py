@@ -336,13 +336,19 @@ def reapply(hypervisor: Hypervisor, domain: libvirt.virDomain) -> list[str]:
 
 def settle(hypervisor: Hypervisor, domain: libvirt.virDomain) -> None:
     """After ``domain`` stopped: take its rules away, where that can be done from here; libvirt's hooks do it too."""
+    try:
+        published = bool(metadata.read(domain).forwards)
+    except (KvmctlError, libvirt.libvirtError):
+        # A transient guest is gone with its metadata: only the rules can tell.
+        published = True
+    if published:
+        tidy(hypervisor)
+
+
+def tidy(hypervisor: Hypervisor) -> None:
+    """Take away the rules of guests that do not run here any more, where that can be done from here."""
     with contextlib.suppress(KvmctlError, libvirt.libvirtError):
-        try:
-            published = bool(metadata.read(domain).forwards)
-        except libvirt.libvirtError:
-            # A transient guest is gone with its metadata: only the rules can tell.
-            published = True
-        if published and firewall.is_root() and hostnet.is_here(hypervisor) and firewall.has_rules():
+        if firewall.is_root() and hostnet.is_here(hypervisor) and firewall.has_rules():
             sync(hypervisor)
 
 

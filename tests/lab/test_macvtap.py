@@ -170,3 +170,19 @@ def test_a_pool_of_devices_for_passthrough(lab: Lab, host_a: Host, tiny: images.
     finally:
         for number in (1, 2):
             host_a.net.ip("link", "del", f"pool{number}")
+
+
+@pytest.mark.full
+def test_migrating_leaves_no_macvtap_device_behind(lab: Lab, host_a: Host, host_b: Host, tiny: images.Tiny) -> None:
+    boot = ["--kernel", str(tiny.kernel), "--initrd", str(tiny.initrd), "--memory", "256M", "--vcpus", "1"]
+    cmdline = f"{tiny.cmdline} lab.address=10.78.0.23/24 lab.nodhcp"
+    host_a.kvmctl("create", "mover", *boot, "--cmdline", cmdline, "--net", "macvtap:lan0:bridge")
+    with Guest(host_a, "mover").open() as before:
+        before.wait_for("lab: ready")
+    assert "macvtap" in host_a.net.ip("-d", "link").stdout
+    host_a.kvmctl("migrate", "mover", host_b.tcp_uri)
+    assert "macvtap" not in host_a.net.ip("-d", "link").stdout
+    with Guest(host_b, "mover").open() as after:
+        assert pings(after, SWITCH)
+    host_b.kvmctl("delete", "--yes", "mover")
+    assert "macvtap" not in host_b.net.ip("-d", "link").stdout
