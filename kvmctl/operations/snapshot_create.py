@@ -3,7 +3,7 @@
 import contextlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import libvirt
 
@@ -12,12 +12,15 @@ from kvmctl.errors import Conflict, KvmctlError, Refused
 from kvmctl.model import snapshot as model
 from kvmctl.model import xml
 from kvmctl.model.snapshot import Location
-from kvmctl.operations import snapshots, snapshots_external
+from kvmctl.operations import snapshots
 from kvmctl.operations.abortable import abortable
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.undo import Undo
 from kvmctl.operations.volume_reader import internal_snapshots
 from kvmctl.preflight import snapshots as preflight
+
+if TYPE_CHECKING:
+    from kvmctl.operations.snapshots_external import Files
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Plan:
     state: str
     memory: bool
     quiesce: bool
-    files: snapshots_external.Files | None = None
+    files: "Files | None" = None
     # Disks that stay out of it: read-only ones.
     others: tuple[str, ...] = ()
 
@@ -102,6 +105,8 @@ def plan(
         )
     location = _location(vm, tree, existing, wants_external=external or (active and disk_only), memory=memory)
     if location == "external":
+        from kvmctl.operations import snapshots_external
+
         files = snapshots_external.plan_files(hypervisor, domain, tree, name, memory=memory)
         covered = {layer.target for layer in files.layers}
         others = tuple(disk.target for disk in preflight.disks_of(tree) if disk.target not in covered)
@@ -180,6 +185,8 @@ def run(hypervisor: Hypervisor, plan_: Plan, progress: Progress | None = None) -
     progress.step(f"taking snapshot {plan_.name} of {plan_.vm}")
     with Undo() as undo:
         if plan_.files is not None:
+            from kvmctl.operations import snapshots_external
+
             snapshots_external.create(
                 hypervisor, domain, plan_.request(), plan_.files, undo, progress, quiesce=plan_.quiesce
             )

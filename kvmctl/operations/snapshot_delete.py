@@ -9,7 +9,7 @@ from kvmctl.connection import Hypervisor, explain, translated
 from kvmctl.errors import KvmctlError
 from kvmctl.model import snapshot as model
 from kvmctl.model.snapshot import Snapshot
-from kvmctl.operations import snapshots, snapshots_external
+from kvmctl.operations import snapshots
 from kvmctl.operations.abortable import abortable
 from kvmctl.operations.progress import Progress
 
@@ -76,6 +76,8 @@ def delete_one(hypervisor: Hypervisor, domain: libvirt.virDomain, snapshot: Snap
     """Delete one snapshot, with its files where it has any. Raises libvirtError where it is not there."""
     found = domain.snapshotLookupByName(snapshot.name, 0)
     if snapshot.location == "external":
+        from kvmctl.operations import snapshots_external
+
         snapshots_external.delete(hypervisor, domain, snapshot)
     else:
         abortable(lambda: found.delete(0))

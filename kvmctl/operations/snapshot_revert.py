@@ -3,7 +3,7 @@
 import contextlib
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import libvirt
 
@@ -14,13 +14,17 @@ from kvmctl.model import undo_record, xml
 from kvmctl.model.metadata import Metadata
 from kvmctl.model.snapshot import Snapshot
 from kvmctl.model.undo_record import UndoRecord
-from kvmctl.operations import metadata, ports, snapshot_create, snapshot_delete, snapshots, snapshots_external
+from kvmctl.operations import metadata, ports, snapshot_create, snapshot_delete, snapshots
 from kvmctl.operations.abortable import abortable
 from kvmctl.operations.progress import Progress
+from kvmctl.operations.snapshots import written_files
 from kvmctl.operations.undo import Undo
 from kvmctl.operations.volume_reader import internal_snapshots
 from kvmctl.preflight import dependents
 from kvmctl.preflight import snapshots as preflight
+
+if TYPE_CHECKING:
+    from kvmctl.operations.snapshots_external import Moment
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Plan:
     old_slots: tuple[str, ...]
     after: str | None
     remembered: Metadata
-    moment: snapshots_external.Moment | None = None
+    moment: "Moment | None" = None
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--dry-run``: ``{vm, name, state, kept_as, replaces}``."""
@@ -81,6 +85,8 @@ def plan(
         )
     moment = None
     if target.location == "external":
+        from kvmctl.operations import snapshots_external
+
         moment = snapshots_external.plan_return(hypervisor, domain, target)
     else:
         _check_target(hypervisor, vm, target, then)
@@ -148,7 +154,7 @@ def run(
             _keep(hypervisor, domain, plan_, progress)
             undo.add(f"return {plan_.vm} to the present", lambda: _return(hypervisor, domain, plan_))
         progress.step(f"going to snapshot {plan_.target.shown_name} of {plan_.vm}")
-        left = snapshots_external.written_files(domain)
+        left = written_files(domain)
         _go(hypervisor, domain, plan_, undo)
         undo.keep()
     with translated(hypervisor.uri):
@@ -160,6 +166,8 @@ def run(
             # The slot was the way back and has been taken: from now on it holds what was left just now.
             snapshot_delete.delete_one(hypervisor, domain, snapshots.one(domain, plan_.target.name))
         if plan_.moment is not None:
+            from kvmctl.operations import snapshots_external
+
             # The overlays that the guest stood on a moment ago: what was kept of it stands on what is below them.
             snapshots_external.sweep(hypervisor, domain, left)
         kept_in_slot = plan_.keep is not None and plan_.keep.name in model.SLOT_NAMES
@@ -197,6 +205,8 @@ def _go(hypervisor: Hypervisor, domain: libvirt.virDomain, plan_: Plan, undo: Un
             # --discard: the saved memory goes with the rest of the present.
             domain.managedSaveRemove(0)
     if plan_.moment is not None:
+        from kvmctl.operations import snapshots_external
+
         # Planned anew: keeping the present has taken names, and may have merged what stood on an old slot.
         moment = snapshots_external.plan_return(hypervisor, domain, plan_.target)
         snapshots_external.go(hypervisor, domain, moment, plan_.after, undo)
@@ -230,6 +240,8 @@ def _return(hypervisor: Hypervisor, domain: libvirt.virDomain, plan_: Plan) -> N
     assert plan_.keep is not None
     kept = snapshots.one(domain, plan_.keep.name)
     if kept.location == "external":
+        from kvmctl.operations import snapshots_external
+
         moment = snapshots_external.plan_return(hypervisor, domain, kept)
         with Undo() as undo:
             snapshots_external.go(hypervisor, domain, moment, None, undo)

@@ -29,6 +29,12 @@ def state_of(domain: libvirt.virDomain) -> str:
     return STATES.get(domain.state(0)[0], "unknown")
 
 
+def written_files(domain: libvirt.virDomain) -> set[str]:
+    """The files that the guest writes to now."""
+    with translated():
+        return {d.path for d in preflight.disks_of(xml.parse(domain.XMLDesc(0), "domain")) if d.written and d.path}
+
+
 def load(domain: libvirt.virDomain) -> list[Snapshot]:
     """All snapshots of ``domain``, parents before their children."""
     with translated():

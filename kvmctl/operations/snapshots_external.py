@@ -265,12 +265,6 @@ def _stand_on(domain: libvirt.virDomain, name: str) -> None:
 # ---------------------------------------------------------------- deleting
 
 
-def written_files(domain: libvirt.virDomain) -> set[str]:
-    """The files that the guest writes to now."""
-    with translated():
-        return {d.path for d in preflight.disks_of(xml.parse(domain.XMLDesc(0), "domain")) if d.written and d.path}
-
-
 def delete(hypervisor: Hypervisor, domain: libvirt.virDomain, target: model.Snapshot) -> None:
     """Forget the snapshot, and delete or merge what only it needed."""
     with translated(hypervisor.uri):
@@ -330,7 +324,7 @@ def sweep(hypervisor: Hypervisor, domain: libvirt.virDomain, candidates: Iterabl
         path = queue.pop(0)
         with translated(hypervisor.uri):
             owned = next((v for v in metadata.read(domain).volumes if v.path == path), None)
-            if owned is None or path in _needed(domain) or path in written_files(domain):
+            if owned is None or path in _needed(domain) or path in snapshots.written_files(domain):
                 continue
             if dependents.volumes_on(hypervisor, [path]) or dependents.of(hypervisor, [path]):
                 continue
