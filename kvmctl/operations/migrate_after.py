@@ -107,7 +107,9 @@ def completed(hosts: Hosts) -> dict[str, Any]:
     places: tuple[Literal["destination", "source"], ...] = ("destination", "source")
     for where in places:
         with contextlib.suppress(libvirt.libvirtError, KvmctlError):
-            stats = hosts.domain(where).jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
+            # Kept for whoever asks libvirt after kvmctl: by itself it forgets them when they are read.
+            flags = libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED | libvirt.VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED
+            stats = hosts.domain(where).jobStats(flags)
             if stats and stats.get("type") != libvirt.VIR_DOMAIN_JOB_NONE:
                 return dict(stats)
     return {}

@@ -50,7 +50,7 @@ def once(lab: Lab, guest: Moving, tool: str, bandwidth: int | None) -> dict[str,
 def _move(source: Host, there: Host, name: str, tool: str, bandwidth: int | None) -> bool:
     if tool == "virsh":
         limit = ["--bandwidth", str(bandwidth)] if bandwidth else []
-        command = ["virsh", "-c", source.uri, *VIRSH, *limit, "--timeout", "60", name, there.tcp_uri]
+        command = ["virsh", "-c", source.uri, *VIRSH, *limit, name, there.tcp_uri]
         return source.client(command, check=False, timeout=200).returncode == 0
     limit = ["--bandwidth", f"{bandwidth}M"] if bandwidth else []
     return source.kvmctl("migrate", name, there.tcp_uri, *limit, "--timeout", "60s", check=False).returncode == 0
