@@ -227,3 +227,24 @@ def test_a_dry_run_makes_no_pool_and_brings_no_image(
         assert done.returncode == 3
         assert "a dry run brings nothing" in done.error()["message"]
     assert [pool.name() for pool in host_b.conn.listAllStoragePools(0)] == pools
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_a_remote_host_gets_the_files_and_is_the_same_after(
+    host_a: Host, host_b: Host, small: dict[str, Any], tmp_path: Path
+) -> None:
+    host_b.run(["mount", "-t", "tmpfs", "tmpfs", str(tmp_path)])
+    try:
+        path = write(tmp_path, {**small, "start": False, "user": "me", "ssh_keys": ["ssh-ed25519 AAAAC3Nza me"]})
+        there = ("-c", host_b.tcp_uri)
+        assert host_a.kvmctl(*there, "apply", "-f", path, "-o", "json").json()["created"] is True
+        assert host_a.kvmctl(*there, "apply", "-f", path, "-o", "json").json()["changed"] is False
+        assert host_a.kvmctl(*there, "diff", "-f", path).returncode == 0
+        exported = host_a.kvmctl(*there, "export", small["name"])
+        assert "own copy" in exported.stderr
+        assert "SSH keys" in exported.stderr
+        assert host_a.kvmctl(*there, "diff", "-f", "-", input=exported.stdout).returncode == 0
+        assert host_a.kvmctl("diff", "-f", path, check=False).returncode == 1
+        host_a.kvmctl(*there, "delete", small["name"], "--yes")
+    finally:
+        host_b.run(["umount", str(tmp_path)])
