@@ -1,5 +1,7 @@
 """kvmctl disk: the disks and CD drives of a VM."""
 
+from pathlib import Path
+
 import click
 
 from kvmctl.cli import output
@@ -53,6 +55,7 @@ def list_disks(app: App, vm: str) -> None:
             Column("cache", "CACHE", wide=True),
             Column("discard", "DISCARD", wide=True),
             Column("serial", "SERIAL", wide=True),
+            Column("encrypted", "ENCRYPTED", wide=True),
             Column("readonly", "READ-ONLY", wide=True),
             Column("shareable", "SHAREABLE", wide=True),
             Column("iops", "IOPS", wide=True),
@@ -68,11 +71,19 @@ def list_disks(app: App, vm: str) -> None:
 @disk.command()
 @VM
 @click.argument("wanted", metavar="SIZE|PATH[,OPTION...]")
+@click.option(
+    "--passphrase-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Encrypt the new disk (LUKS); the passphrase is the first line of FILE.",
+)
 @scope
 @dry_run
 @everywhere
 @click.pass_obj
-def attach(app: App, vm: str, wanted: str, live: bool, config: bool, dry_run: bool) -> None:
+def attach(
+    app: App, vm: str, wanted: str, passphrase_file: Path | None, live: bool, config: bool, dry_run: bool
+) -> None:
     """Plug a disk into a VM, running or not.
 
     A size makes a new disk, which is deleted with the VM; a path takes what is there. Options: bus=virtio,
@@ -85,12 +96,15 @@ def attach(app: App, vm: str, wanted: str, live: bool, config: bool, dry_run: bo
       kvmctl disk attach web 100G,bus=scsi,cache=none,iops=500
       kvmctl disk attach web /srv/data.qcow2,readonly
       kvmctl disk attach web /srv/debian.iso,device=cdrom
+      kvmctl disk attach web 20G --passphrase-file secret.txt
     """
     from kvmctl.model.disk import parse_disk
-    from kvmctl.operations import disks
+    from kvmctl.operations import disk_secret, disks
 
+    request = parse_disk(wanted)
+    passphrase = disk_secret.read(passphrase_file) if passphrase_file is not None else None
     hypervisor = app.connect()
-    plan = disks.plan_attach(hypervisor, vm, parse_disk(wanted), live=live, config=config)
+    plan = disks.plan_attach(hypervisor, vm, request, live=live, config=config, passphrase=passphrase)
     if dry_run:
         row = {"vm": plan.name, "target": plan.target, "changed": False, "dry_run": True, "xml": plan.xml()}
         output.show_one(app, row, plan.xml, name="target")

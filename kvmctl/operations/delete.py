@@ -9,7 +9,7 @@ from kvmctl.connection import Hypervisor, is_missing, translated
 from kvmctl.errors import KvmctlError, Refused
 from kvmctl.model import xml
 from kvmctl.model.metadata import OwnedVolume
-from kvmctl.operations import metadata, pools, ports
+from kvmctl.operations import disk_secret, metadata, pools, ports
 from kvmctl.operations.progress import Progress
 from kvmctl.preflight import dependents
 
@@ -93,6 +93,8 @@ def run(hypervisor: Hypervisor, plan_: Plan, progress: Progress) -> dict[str, An
         for volume in plan_.volumes:
             if volume.role != "base" and pools.delete_volume(hypervisor, volume.pool, volume.name):
                 deleted.append(volume.path or f"{volume.pool}/{volume.name}")
+            if volume.role == "disk":
+                disk_secret.forget(hypervisor, volume.path)
         deleted += _delete_bases(hypervisor, plan_.name, [volume for volume in plan_.volumes if volume.role == "base"])
         if plan_.persistent:
             _undefine(domain)

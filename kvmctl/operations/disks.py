@@ -1,7 +1,7 @@
 """A VM's disks: list them, plug them in, pull them out."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import libvirt
@@ -11,7 +11,7 @@ from kvmctl.errors import Conflict, KvmctlError, NotFound, Refused, TimedOut, Us
 from kvmctl.model import disk as media
 from kvmctl.model import xml
 from kvmctl.model.metadata import OwnedVolume
-from kvmctl.operations import disk_sources, metadata, pools
+from kvmctl.operations import disk_secret, disk_sources, metadata, pools
 from kvmctl.operations.affect import Affect, affect
 from kvmctl.operations.pci import free_root_ports
 from kvmctl.operations.pci_host import definitions
@@ -26,8 +26,8 @@ _ASK_AGAIN_SECONDS = 5.0
 def listing(hypervisor: Hypervisor, name: str) -> list[dict[str, Any]]:
     """The disks of one VM, those of the running definition first.
 
-    ``{target, device, bus, source, format, capacity_bytes, allocation_bytes, cache, discard, serial, readonly,
-    shareable, iops, bps, live, saved}``: the limits are None where there is none, ``live`` and ``saved`` in
+    ``{target, device, bus, source, format, capacity_bytes, allocation_bytes, cache, discard, serial, encrypted,
+    readonly, shareable, iops, bps, live, saved}``: the limits are None where there is none, ``live`` and ``saved`` in
     which definition the disk is.
     """
     domain = hypervisor.find(name)
@@ -70,6 +70,7 @@ def _described(disk: xml.Element) -> dict[str, Any]:
         "cache": driver.get("cache") if driver is not None else None,
         "discard": driver.get("discard") if driver is not None else None,
         "serial": disk.findtext("serial"),
+        "encrypted": disk.find("source/encryption") is not None or disk.find("encryption") is not None,
         "readonly": disk.find("readonly") is not None,
         "shareable": disk.find("shareable") is not None,
         "iops": _number(tune, "total_iops_sec"),
@@ -113,6 +114,7 @@ class Attach:
     volume: OwnedVolume | None = None
     volume_xml: xml.Element | None = None
     controller: xml.Element | None = None
+    passphrase: bytes | None = field(default=None, repr=False)
 
     def xml(self) -> str:
         """Everything that would be handed to libvirt."""
@@ -121,9 +123,15 @@ class Attach:
 
 
 def plan_attach(
-    hypervisor: Hypervisor, name: str, wanted: media.DiskRequest, *, live: bool = False, config: bool = False
+    hypervisor: Hypervisor,
+    name: str,
+    wanted: media.DiskRequest,
+    *,
+    live: bool = False,
+    config: bool = False,
+    passphrase: bytes | None = None,
 ) -> Attach:
-    """Look at the VM and at the disk.
+    """Look at the VM and at the disk. With ``passphrase`` a new disk is encrypted (LUKS).
 
     Raises NotFound and UsageProblem for what is no disk, Refused for one that another VM writes to, and
     where a running guest cannot take one on that bus.
@@ -143,6 +151,8 @@ def plan_attach(
     if isinstance(wanted, media.NewDisk):
         volume, volume_xml, source, format_ = _new_volume(hypervisor, shown, wanted)
     else:
+        if passphrase is not None:
+            raise UsageProblem("a passphrase is for a new disk", "give a size, not a path")
         source, format_ = disk_sources.existing(hypervisor, wanted)
         if any(source.path in disk_sources.sources(d) for tree in trees for d in disks_of(tree).values()):
             raise Conflict(f"{shown} has the disk {source.path} already", f"see 'kvmctl disk list {shown}'")
@@ -151,7 +161,7 @@ def plan_attach(
     element = media.disk_element(source, target, bus, format_, wanted.tuning)
     needs = bus == "scsi" and any(t.find("devices/controller[@type='scsi']") is None for t in trees)
     controller = xml.new("controller", type_="scsi", model="virtio-scsi") if needs else None
-    return Attach(domain, shown, target, element, halves, volume, volume_xml, controller)
+    return Attach(domain, shown, target, element, halves, volume, volume_xml, controller, passphrase)
 
 
 def _is_cd(wanted: media.DiskRequest) -> bool:
@@ -206,6 +216,8 @@ def run_attach(hypervisor: Hypervisor, plan: Attach) -> dict[str, Any]:
     """Make the volume where there is one to make, and plug the disk in; where a step fails nothing is left."""
     with Undo() as undo:
         if plan.volume is not None and plan.volume_xml is not None:
+            if plan.passphrase is not None:
+                _encrypt(hypervisor, plan, plan.volume, plan.volume_xml, plan.passphrase, undo)
             _make_volume(hypervisor, plan, plan.volume, plan.volume_xml, undo)
         with translated(hypervisor.uri):
             if plan.controller is not None:
@@ -216,6 +228,17 @@ def run_attach(hypervisor: Hypervisor, plan: Attach) -> dict[str, Any]:
         undo.keep()
     row = next(row for row in listing(hypervisor, plan.name) if row["target"] == plan.target)
     return {"vm": plan.name, "changed": True, **row}
+
+
+def _encrypt(
+    hypervisor: Hypervisor, plan: Attach, volume: OwnedVolume, element: xml.Element, passphrase: bytes, undo: Undo
+) -> None:
+    target, source = element.find("target"), plan.element.find("source")
+    assert target is not None
+    assert source is not None
+    uuid = disk_secret.keep(hypervisor, volume.path or volume.name, passphrase, undo)
+    disk_secret.encrypt(target, uuid)
+    disk_secret.encrypt(source, uuid)
 
 
 def _make_volume(hypervisor: Hypervisor, plan: Attach, volume: OwnedVolume, element: xml.Element, undo: Undo) -> None:
@@ -377,6 +400,7 @@ def run_detach(
         if plan.volume is not None:
             if delete:
                 deleted = pools.delete_volume(hypervisor, plan.volume.pool, plan.volume.name)
+                disk_secret.forget(hypervisor, plan.volume.path)
             # It is the user's own now: deleting the VM later must not take it along.
             before = metadata.read(plan.domain)
             metadata.write(plan.domain, replace(before, volumes=tuple(v for v in before.volumes if v != plan.volume)))

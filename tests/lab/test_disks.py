@@ -166,3 +166,39 @@ def test_bad_disks_are_refused_and_the_vm_is_as_before(host_a: Host, tiny: image
     assert len(host_a.kvmctl("disk", "list", "off", "-o", "json").json()) == 2
     host_a.kvmctl("delete", "off", "holder", "-y")
     host_a.run(["rm", "-r", "/srv/shared/not.iso", "/srv/shared/empty", "/srv/shared/folder"])
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_an_encrypted_disk_keeps_its_passphrase_to_libvirt(
+    host_a: Host, tiny: images.Tiny, console: Console, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("correct horse battery\nsecond line\n")
+    _create(host_a, tiny, "vault")
+    made = host_a.kvmctl("disk", "attach", "vault", "16M", "--passphrase-file", str(secret), "-o", "json").json()
+    assert (made["encrypted"], made["capacity_bytes"], made["live"], made["saved"]) == (True, 16 * MIB, True, True)
+    guest = console(host_a, "vault").ready()
+    guest.run("until [ -e /sys/block/vda ]; do sleep 0.1; done")
+    guest.run("echo precious-and-plain | dd of=/dev/vda bs=512 conv=sync 2>/dev/null; sync")
+    assert guest.run("dd if=/dev/vda bs=18 count=1 2>/dev/null") == "precious-and-plain"
+    # On the host it is LUKS, and nothing of the guest's is readable; nor is the passphrase anywhere.
+    file = host_a.folder / "lib/images" / Path(made["source"]).name
+    assert b"LUKS" in file.read_bytes()
+    assert b"precious-and-plain" not in file.read_bytes()
+    assert "correct horse" not in host_a.virsh("dumpxml", "vault", "--security-info").stdout
+    (uuid,) = [line.split()[0] for line in host_a.virsh("secret-list").stdout.splitlines() if made["source"] in line]
+    private = host_a.virsh("secret-get-value", uuid, check=False)
+    assert "private" in private.stderr
+
+    # It starts again with what libvirt has kept, and all of it goes with the VM.
+    guest.close()
+    host_a.kvmctl("destroy", "vault")
+    host_a.kvmctl("start", "vault")
+    guest = console(host_a, "vault").ready()
+    assert guest.run("dd if=/dev/vda bs=18 count=1 2>/dev/null") == "precious-and-plain"
+    for content, words in (("", "does not begin with a passphrase"), ("\n", "does not begin with a passphrase")):
+        secret.write_text(content)
+        wrong = host_a.kvmctl("disk", "attach", "vault", "16M", "--passphrase-file", str(secret), check=False)
+        assert (wrong.returncode, words in wrong.stderr) == (2, True)
+    host_a.kvmctl("delete", "vault", "-y")
+    assert uuid not in host_a.virsh("secret-list").stdout
