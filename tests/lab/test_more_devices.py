@@ -39,3 +39,12 @@ def test_devices_by_flags(
     assert guest.run("cat /sys/bus/virtio/devices/*/device | grep -c 0x0009") == "1"
     assert guest.run("cat /sys/bus/pci/devices/*/device | grep -c 0x25ab") == "1"
     host_a.kvmctl("delete", "many", "-y")
+
+
+def test_another_hosts_devices_are_listed_over_the_network(host_a: Host, host_b: Host) -> None:
+    there = host_a.kvmctl("-c", host_b.tcp_uri, "pci", "list", "-o", "json").json()
+    here = host_b.kvmctl("pci", "list", "-o", "json").json()
+    keys = ("address", "class", "driver", "iommu_group", "group_members", "vendor_id", "product_id", "used_by")
+    assert [[row[key] for key in keys] for row in there] == [[row[key] for key in keys] for row in here]
+    assert there
+    assert host_a.kvmctl("-c", host_b.tcp_uri, "usb", "list", "-o", "json").json() == []
