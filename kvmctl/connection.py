@@ -319,7 +319,7 @@ def check_uri(uri: str) -> str:
 
 def configured_uri() -> str | None:
     """What LIBVIRT_DEFAULT_URI or libvirt's client configuration names, or None."""
-    from_environment = os.environ.get("LIBVIRT_DEFAULT_URI") or os.environ.get("VIRSH_DEFAULT_CONNECT_URI")
+    from_environment = os.environ.get("LIBVIRT_DEFAULT_URI")
     if from_environment:
         return from_environment
     try:

@@ -53,7 +53,6 @@ def test_the_environment_comes_before_the_configuration(monkeypatch: pytest.Monk
     monkeypatch.setenv("LIBVIRT_DEFAULT_URI", "test:///environment")
     assert connection.configured_uri() == "test:///environment"
     monkeypatch.delenv("LIBVIRT_DEFAULT_URI")
-    monkeypatch.delenv("VIRSH_DEFAULT_CONNECT_URI", raising=False)
     assert connection.configured_uri() == "test:///configured"
     config.write_text("# nothing set\n")
     assert connection.configured_uri() is None
