@@ -5,7 +5,6 @@
 
 import math
 import re
-from fractions import Fraction
 
 from kvmctl.errors import UsageProblem
 
@@ -46,6 +45,9 @@ def parse_size(text: str, bare: int = 1) -> int:
             factor = 1024 ** _POWERS[unit] if unit in _POWERS else None
         if factor is not None:
             # Not as a float: that loses the last bytes of a large size, and overflows on a huge one.
+            # Imported late: every list would pay for it.
+            from fractions import Fraction
+
             size = math.floor(Fraction(number) * factor)
     if size is None:
         raise UsageProblem(f"{text[:60]!a} is not a size", "write it like 2G, 512MiB or 1.5GiB")
