@@ -11,7 +11,7 @@ from kvmctl.errors import UsageProblem
 from kvmctl.model.units import human_size
 
 if TYPE_CHECKING:
-    from kvmctl.operations.create_plan import Request
+    from kvmctl.operations.create_request import Request
 
 WAITS = ("running", "agent", "ip", "ssh", "cloud-init")
 
@@ -138,11 +138,11 @@ def create(ctx: click.Context, name: str | None, **given: Any) -> None:
       kvmctl create web-2 -f web.yaml --memory 4G
     """
     from kvmctl.operations import create as operation
-    from kvmctl.operations import create_plan
+    from kvmctl.operations import create_plan, create_request
 
     app: App = ctx.obj
     request = _request(ctx, name, given)
-    create_plan.check(request)
+    create_request.check(request)
     if given["wait"] and not given["start"]:
         raise UsageProblem("--wait needs the VM to be started", "leave out --no-start")
     with output.progress(app) as progress:
@@ -171,7 +171,7 @@ def _request(ctx: click.Context, name: str | None, given: dict[str, Any]) -> "Re
     """What the options ask for, and the spec beneath them where there is one."""
     from kvmctl.model.spec import Spec
     from kvmctl.operations import spec_file
-    from kvmctl.operations.create_request import from_spec
+    from kvmctl.operations.create_options import from_spec
 
     spec = Spec()
     if given["spec"] is not None:

@@ -10,7 +10,8 @@ from kvmctl.connection import Hypervisor, is_missing, translated
 from kvmctl.errors import NotFound
 from kvmctl.model import xml
 from kvmctl.operations import claim, create_network, pools
-from kvmctl.operations.create_plan import Plan, VolumePlan
+from kvmctl.operations.create_parts import VolumePlan
+from kvmctl.operations.create_plan import Plan
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.undo import Undo
 from kvmctl.operations.waiting import wait_for

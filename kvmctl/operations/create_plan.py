@@ -7,94 +7,26 @@ from typing import Any, Literal
 
 import libvirt
 
-from kvmctl.connection import Hypervisor, translated
-from kvmctl.errors import Conflict, ConnectionFailed, KvmctlError, NotFound, Refused, UsageProblem
-from kvmctl.model import disk as media
+from kvmctl.connection import Hypervisor
+from kvmctl.errors import ConnectionFailed, KvmctlError, Refused, UsageProblem
 from kvmctl.model import domain as domains
 from kvmctl.model import nic as wires
 from kvmctl.model import xml
-from kvmctl.model.extras import ExtraDevice
-from kvmctl.model.firmware import FIRMWARES, Firmware
+from kvmctl.model.firmware import FIRMWARES
 from kvmctl.model.forward import written
 from kvmctl.model.graphics import LOOPBACK
-from kvmctl.model.metadata import Forward, Metadata, OwnedVolume
-from kvmctl.model.names import check_new_name
-from kvmctl.model.pci import PciAddress, PciSelector, check_count
-from kvmctl.model.profile import Profile, hyperv_features
-from kvmctl.model.units import MIB, human_size
-from kvmctl.operations import claim, create_network, create_system, disk_sources, hypervisor_files, pools
-from kvmctl.operations.images import Image
-from kvmctl.operations.images import resolve as resolve_image
+from kvmctl.model.metadata import Metadata
+from kvmctl.model.pci import PciAddress, check_count
+from kvmctl.model.profile import hyperv_features
+from kvmctl.model.units import human_size
+from kvmctl.operations import claim, create_network, create_system
+from kvmctl.operations.create_parts import Parts, VolumePlan
+from kvmctl.operations.create_request import DEFAULT_MEMORY, DEFAULT_VCPUS, Request, check
 from kvmctl.operations.pci import choose
 from kvmctl.operations.pci_host import judge_host
 from kvmctl.operations.progress import Progress
-from kvmctl.operations.seed import Seed, hostname_for
 from kvmctl.preflight import osinfo, overcommit
 from kvmctl.preflight.accel import AccelChoice, choose_accel
-
-DEFAULT_MEMORY = 2048 * MIB
-DEFAULT_VCPUS = 2
-SMALLEST_MEMORY = 16 * MIB
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for, read and checked for itself but not yet against any hypervisor."""
-
-    name: str
-    image: str | None = None
-    cdrom: str | None = None
-    kernel: str | None = None
-    initrd: str | None = None
-    cmdline: str | None = None
-    import_: str | None = None
-    pxe: bool = False
-    vcpus: int | None = None
-    max_vcpus: int | None = None
-    memory_bytes: int | None = None
-    max_memory_bytes: int | None = None
-    cpu: str | None = None
-    accel: Literal["auto", "kvm", "tcg"] = "auto"
-    machine: str | None = None
-    arch: str | None = None
-    disks: tuple[media.DiskRequest, ...] = ()
-    # None: nothing was said of networks; empty: none is wanted.
-    nics: tuple[wires.Nic, ...] | None = None
-    nic_model: str | None = None
-    forwards: tuple[Forward, ...] = ()
-    pci: tuple[PciSelector, ...] = ()
-    firmware: Firmware | None = None
-    tpm: bool | None = None
-    profile: Profile | None = None
-    os: str | None = None
-    graphics: Literal["none", "vnc", "spice"] = "vnc"
-    graphics_listen: str | None = None
-    graphics_password: str | None = field(default=None, repr=False)
-    devices: tuple[ExtraDevice, ...] = ()
-    sound: bool = False
-    title: str | None = None
-    description: str | None = None
-    user: str | None = None
-    ssh_keys: tuple[str, ...] = ()
-    password_hash: str | None = None
-    user_data: str | None = None
-    hostname: str | None = None
-    seed: bool | None = None
-    autostart: bool = False
-    start: bool = True
-    strict: bool = False
-
-
-@dataclass(frozen=True)
-class VolumePlan:
-    """A volume to be made: empty, over a backing image, or filled from ``upload``."""
-
-    volume: OwnedVolume
-    format: str
-    capacity_bytes: int
-    backing: Image | None = None
-    upload: bytes | str | None = None
-    mode: Literal["0600", "0644"] = "0600"
 
 
 @dataclass(frozen=True)
@@ -136,38 +68,6 @@ class Plan:
         return told
 
 
-def check(request: Request) -> None:
-    """Raise UsageProblem for what is wrong whatever the hypervisor."""
-    check_new_name(request.name)
-    sources = [
-        flag
-        for flag, value in (("--image", request.image), ("--cdrom", request.cdrom), ("--import", request.import_))
-        if value is not None
-    ]
-    if len(sources) > 1 and sources != ["--cdrom", "--import"]:
-        raise UsageProblem(f"{' and '.join(sources)} do not go together", "give one of them")
-    if not sources and not request.pxe and request.kernel is None:
-        raise UsageProblem(
-            "nothing was given to boot from", "give --image, --cdrom, --import, --kernel or --pxe ('kvmctl image list')"
-        )
-    if request.kernel is None and (request.initrd or request.cmdline):
-        raise UsageProblem("--initrd and --cmdline go with --kernel")
-    vcpus, memory = request.vcpus or DEFAULT_VCPUS, request.memory_bytes or DEFAULT_MEMORY
-    if request.max_vcpus is not None and request.max_vcpus < vcpus:
-        raise UsageProblem(f"{vcpus} vCPUs are more than their maximum of {request.max_vcpus}")
-    if request.max_memory_bytes is not None and request.max_memory_bytes < memory:
-        raise UsageProblem("the memory is more than its maximum")
-    if memory < SMALLEST_MEMORY:
-        raise UsageProblem(f"{human_size(memory)} of memory is less than any guest can start with", "give at least 16M")
-    if request.user_data is not None and (request.user or request.password_hash or request.ssh_keys):
-        raise UsageProblem("--user-data is the whole user-data: --user, --ssh-key and --password-file belong into it")
-    if request.pxe and request.nics == ():
-        raise UsageProblem("--pxe needs a network card", "leave out --net none")
-    if request.forwards and request.nics == ():
-        raise UsageProblem("-p needs a network card", "leave out --net none")
-    check_count(0, len(request.pci))
-
-
 def plan(hypervisor: Hypervisor, request: Request, progress: Progress | None = None, *, bring: bool = True) -> Plan:
     """Look at the hypervisor and decide. Raises NotFound, Conflict, Refused or UsageProblem; changes nothing.
 
@@ -189,7 +89,7 @@ def plan(hypervisor: Hypervisor, request: Request, progress: Progress | None = N
         request.nic_model or suited.nic_model,
         leftover.UUIDString() if leftover is not None else None,
     )
-    parts = _Parts(
+    parts = Parts(
         hypervisor,
         replace(request, profile=profile),
         suited.disk_bus,
@@ -261,7 +161,7 @@ def plan(hypervisor: Hypervisor, request: Request, progress: Progress | None = N
     )
 
 
-def _with_boot(element: xml.Element, request: Request, parts: "_Parts", index: int) -> xml.Element:
+def _with_boot(element: xml.Element, request: Request, parts: "Parts", index: int) -> xml.Element:
     """Give the first card its place in the boot order where the guest shall boot from the network."""
     if request.pxe and index == 0:
         # Of the elements in <interface> libvirt's schema lets <boot> stand anywhere.
@@ -338,180 +238,6 @@ def _cpu(capabilities: xml.Element, request: Request, hardware: domains.Hardware
         return request.cpu
     preferred = ("host-model", "host-passthrough") if hardware.virt == "kvm" else ("maximum",)
     return next((mode for mode in preferred if mode in modes), None)
-
-
-class _Parts:
-    """The disks, seed and boot files of one plan, collected in the order in which the guest sees them."""
-
-    def __init__(
-        self,
-        hypervisor: Hypervisor,
-        request: Request,
-        bus: str,
-        cdrom_bus: str,
-        leftover: libvirt.virDomain | None,
-        progress: Progress,
-        bring: bool,
-    ) -> None:
-        self.hypervisor, self.request, self.progress, self.bring = hypervisor, request, progress, bring
-        self.bus, self.cdrom_bus, self.leftover = bus, cdrom_bus, leftover
-        self.volumes: list[VolumePlan] = []
-        self.disks: list[xml.Element] = []
-        self.warnings: list[str] = []
-        self.image: Image | None = None
-        self.kernel: str | None = None
-        self.initrd: str | None = None
-        self._targets: set[str] = set()
-        self._boot = 0
-
-    def next_boot(self) -> int:
-        """The next place in the boot order."""
-        self._boot += 1
-        return self._boot
-
-    def collect(self) -> None:
-        """Everything, root disk first: it keeps its name whatever comes after it."""
-        request = self.request
-        more = list(request.disks)
-        if request.image is not None:
-            self._root_over_image(more)
-        elif request.import_ is not None:
-            self._existing(media.ExistingDisk(request.import_), boot=True)
-        for index, wanted in enumerate(more):
-            # Without an image the first disk is the one an installer fills and the guest then boots from.
-            boots = index == 0 and not self.disks and request.kernel is None
-            if isinstance(wanted, media.NewDisk):
-                self._new(wanted, boot=boots)
-            else:
-                self._existing(wanted, boot=boots)
-        if request.cdrom is not None:
-            self._cdrom(request.cdrom)
-        if request.kernel is not None:
-            self.kernel = self._boot_file(request.kernel, "kernel")
-            self.initrd = self._boot_file(request.initrd, "initrd") if request.initrd else None
-        if self._wants_seed():
-            self._seed()
-
-    def _wants_seed(self) -> bool:
-        request = self.request
-        told = request.user or request.ssh_keys or request.password_hash or request.user_data or request.hostname
-        if request.seed is not None:
-            if told and not request.seed:
-                raise UsageProblem("--no-seed leaves nobody to read --user, --ssh-key, --user-data or --hostname")
-            return request.seed
-        return bool(told) or (request.image is not None and request.profile != "windows")
-
-    def _root_over_image(self, more: list[media.DiskRequest]) -> None:
-        assert self.request.image is not None
-        image = resolve_image(self.hypervisor, self.request.image, self.progress, bring=self.bring)
-        self.image = image
-        root = more.pop(0) if more and isinstance(more[0], media.NewDisk) else media.NewDisk(image.virtual_size_bytes)
-        assert isinstance(root, media.NewDisk)
-        if root.size_bytes < image.virtual_size_bytes:
-            raise UsageProblem(
-                f"a disk of {human_size(root.size_bytes)} is smaller than the image {image.name}, "
-                f"{human_size(image.virtual_size_bytes)}",
-                "give a larger --disk, or none for the image's own size",
-            )
-        if root.format == "raw":
-            raise UsageProblem("a disk over an image is copy-on-write, which raw cannot be", "leave out format=raw")
-        self._new(root, boot=self.request.kernel is None, backing=image)
-
-    def _new(self, wanted: media.NewDisk, boot: bool, backing: Image | None = None) -> None:
-        format_ = wanted.format or "qcow2"
-        number = sum(planned.volume.role == "disk" for planned in self.volumes)
-        suffix = f"-{number}" if number else ""
-        name = f"{self.request.name}{suffix}.{'qcow2' if format_ == 'qcow2' else 'img'}"
-        volume, source = self._free_volume(wanted.pool, name, "disk")
-        self.volumes.append(VolumePlan(volume, format_, wanted.size_bytes, backing))
-        self._add(source, format_, wanted.tuning, boot)
-
-    def _existing(self, wanted: media.ExistingDisk, boot: bool) -> None:
-        source, format_ = disk_sources.existing(self.hypervisor, wanted)
-        if not (wanted.tuning.readonly or wanted.tuning.shareable):
-            disk_sources.refuse_shared(self.hypervisor, source.path)
-        self._add(source, format_, wanted.tuning, boot)
-
-    def _cdrom(self, path: str) -> None:
-        tuning = media.DiskTuning(readonly=True, device="cdrom")
-        source, head = self._hypervisor_or_upload(path, "ISO", "cdrom", ".iso", disk_sources.HEAD)
-        disk_sources.check_iso(path, head)
-        self._add(source, "raw", tuning, boot=True, bus=self.cdrom_bus)
-
-    def _boot_file(self, path: str, what: str) -> str:
-        source, head = self._hypervisor_or_upload(path, what, what, "", 512)
-        if not head:
-            raise UsageProblem(f"the {what} {path[:200]!a} is empty")
-        return source.path
-
-    def _hypervisor_or_upload(
-        self, path: str, what: str, role: str, suffix: str, head: int
-    ) -> tuple[media.Source, bytes]:
-        """The file where the hypervisor has it, else this machine's, to be uploaded for this guest alone."""
-        local = path if path.startswith("/") else None
-        if local is None and not self.hypervisor.is_remote:
-            local = hypervisor_files.absolute(self.hypervisor, path)
-        if local is not None:
-            found = hypervisor_files.look(self.hypervisor, local, head)
-            if found is not None:
-                return media.Source(found.kind, found.path), found.head
-        from pathlib import Path
-
-        mine = Path(path)
-        if not mine.is_file():
-            raise NotFound(f"there is no {what} {path[:200]!a}, neither here nor on the host of {self.hypervisor.uri}")
-        with mine.open("rb") as file:
-            beginning = file.read(head)
-        volume, source = self._free_volume(None, f"{self.request.name}-{role}{suffix}", "other")
-        self.volumes.append(VolumePlan(volume, "raw", mine.stat().st_size, upload=str(mine.absolute()), mode="0644"))
-        return source, beginning
-
-    def _seed(self) -> None:
-        request = self.request
-        from kvmctl.operations import seed as seeds
-
-        hostname = request.hostname or hostname_for(request.name)
-        seed = Seed(
-            str(uuids.uuid4()), hostname, request.user, request.ssh_keys, request.password_hash, request.user_data
-        )
-        content = seeds.build(seed)
-        volume, source = self._free_volume(None, f"{request.name}-seed.iso", "seed")
-        self.volumes.append(VolumePlan(volume, "raw", len(content), upload=content))
-        # A CD drive would be the natural place, but Debian's cloud kernel has no driver for AHCI. Where the
-        # guest's disks are on SATA or IDE it has one, and there libvirt takes no disk that is read-only.
-        drive = self.bus in ("sata", "ide")
-        self._add(source, "raw", media.DiskTuning(readonly=True, device="cdrom" if drive else "disk"), boot=False)
-
-    def _free_volume(
-        self, pool_name: str | None, name: str, role: Literal["disk", "seed", "other"]
-    ) -> tuple[OwnedVolume, media.Source]:
-        """A volume name that nothing has yet, and where the volume will be."""
-        place = pools.place(self.hypervisor, pool_name or pools.DEFAULT)
-        with translated(self.hypervisor.uri):
-            listed = metadata_volumes(self.leftover)
-            taken = place.pool is not None and pools.find_volume(place.pool, name) is not None
-            if taken and (place.name, name) not in listed:
-                raise Conflict(
-                    f"the storage pool {place.name} has a volume {name} that no VM of kvmctl's owns",
-                    "choose another VM name, or see whose it is with 'virsh vol-info'",
-                )
-        source, path = disk_sources.in_place(place, name)
-        return OwnedVolume(place.name, name, path, role), source
-
-    def _add(
-        self, source: media.Source, format_: str, tuning: media.DiskTuning, boot: bool, bus: str | None = None
-    ) -> None:
-        chosen = tuning.bus or bus or (self.cdrom_bus if tuning.device == "cdrom" else self.bus)
-        target = media.next_target(chosen, self._targets)
-        order = self.next_boot() if boot else None
-        self.disks.append(media.disk_element(source, target, chosen, format_, tuning, order))
-
-
-def metadata_volumes(domain: libvirt.virDomain | None) -> set[tuple[str, str]]:
-    """(pool, name) of the volumes that ``domain`` lists as its own."""
-    from kvmctl.operations import metadata
-
-    return {(v.pool, v.name) for v in metadata.read(domain).volumes} if domain is not None else set()
 
 
 def _without_password(domain: xml.Element) -> str:

@@ -1,148 +1,99 @@
-"""From what was written on the command line (or in a spec) to a checked request."""
+"""What a new VM shall be, and what of it is wrong whatever the hypervisor."""
 
-from collections.abc import Mapping
-from dataclasses import fields
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Literal
 
 from kvmctl.errors import UsageProblem
-from kvmctl.model.disk import parse_disk
-from kvmctl.model.extras import parse_device
-from kvmctl.model.forward import parse_forward
-from kvmctl.model.nic import MODELS, parse_nic
-from kvmctl.model.pci import PciSelector
-from kvmctl.model.spec import KEY_TYPES, LONGEST_DESCRIPTION, LONGEST_TITLE, Spec
-from kvmctl.operations import seed
-from kvmctl.operations.create_plan import Request
+from kvmctl.model import disk as media
+from kvmctl.model import nic as wires
+from kvmctl.model.extras import ExtraDevice
+from kvmctl.model.firmware import Firmware
+from kvmctl.model.metadata import Forward
+from kvmctl.model.names import check_new_name
+from kvmctl.model.pci import PciSelector, check_count
+from kvmctl.model.profile import Profile
+from kvmctl.model.units import MIB, human_size
 
-# What a spec's key is called among create's options, where that is not the same.
-_OPTIONS = {"networks": "nets", "publish": "ports", "os": "os_id"}
-
-
-def from_spec(name: str, spec: Spec, said: Mapping[str, Any]) -> Request:
-    """The Request of ``spec`` for the VM ``name``; ``said`` are options that win over it. Raises as from_options()."""
-    given = {
-        _OPTIONS.get(field.name, field.name): value
-        for field in fields(spec)
-        if field.name != "name" and (value := getattr(spec, field.name)) is not None
-    }
-    if spec.networks == ():
-        given["nets"] = ("none",)
-    return from_options(name, {**given, **said})
+DEFAULT_MEMORY = 2048 * MIB
+DEFAULT_VCPUS = 2
+SMALLEST_MEMORY = 16 * MIB
 
 
-def from_options(name: str, given: Mapping[str, Any]) -> Request:
-    """The Request that the options of ``create`` make, the files they name read. Raises UsageProblem, NotFound."""
-    vcpus, max_vcpus = given.get("vcpus") or (None, None)
-    memory, max_memory = given.get("memory") or (None, None)
-    model = given.get("nic_model")
-    if model is not None and model not in MODELS:
-        raise UsageProblem(f"no NIC model {model[:40]!a}", f"one of {', '.join(MODELS)}")
-    user_data = given.get("user_data")
-    user = given.get("user")
-    hostname = given.get("hostname")
-    password = given.get("password_file")
-    return Request(
-        name=name,
-        image=given.get("image"),
-        cdrom=given.get("cdrom"),
-        kernel=given.get("kernel"),
-        initrd=given.get("initrd"),
-        cmdline=_line(given.get("cmdline"), "--cmdline", 4096),
-        import_=given.get("import_"),
-        pxe=bool(given.get("pxe")),
-        vcpus=vcpus,
-        max_vcpus=max_vcpus,
-        memory_bytes=_whole_kib(memory),
-        max_memory_bytes=_whole_kib(max_memory),
-        cpu=given.get("cpu"),
-        accel=given.get("accel") or "auto",
-        machine=given.get("machine"),
-        arch=given.get("arch"),
-        disks=tuple(parse_disk(text) for text in given.get("disks", ())),
-        nics=_nics(given.get("nets", ()), model),
-        nic_model=model,
-        forwards=tuple(forward for text in given.get("ports", ()) for forward in parse_forward(text)),
-        pci=tuple(PciSelector.parse(text) for text in given.get("pci", ())),
-        firmware=given.get("firmware"),
-        tpm=given.get("tpm"),
-        profile=given.get("profile"),
-        os=given.get("os_id"),
-        graphics=given.get("graphics") or "vnc",
-        graphics_listen=given.get("graphics_listen"),
-        graphics_password=_secret(given.get("graphics_password_file")),
-        devices=tuple(parse_device(text, given.get("arch") or "x86_64") for text in given.get("devices", ())),
-        sound=bool(given.get("sound")),
-        title=_line(given.get("title"), "--title", LONGEST_TITLE),
-        description=_text(given.get("description"), "--description"),
-        user=seed.check_user(user) if user is not None else None,
-        ssh_keys=_keys(given, user_data is not None),
-        password_hash=seed.read_password(_path(password)) if password is not None else None,
-        user_data=seed.read_user_data(_path(user_data)) if user_data is not None else None,
-        hostname=seed.check_hostname(hostname) if hostname is not None else None,
-        seed=given.get("seed"),
-        autostart=bool(given.get("autostart")),
-        start=bool(given.get("start", True)),
-        strict=bool(given.get("strict")),
-    )
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, read and checked for itself but not yet against any hypervisor."""
+
+    name: str
+    image: str | None = None
+    cdrom: str | None = None
+    kernel: str | None = None
+    initrd: str | None = None
+    cmdline: str | None = None
+    import_: str | None = None
+    pxe: bool = False
+    vcpus: int | None = None
+    max_vcpus: int | None = None
+    memory_bytes: int | None = None
+    max_memory_bytes: int | None = None
+    cpu: str | None = None
+    accel: Literal["auto", "kvm", "tcg"] = "auto"
+    machine: str | None = None
+    arch: str | None = None
+    disks: tuple[media.DiskRequest, ...] = ()
+    # None: nothing was said of networks; empty: none is wanted.
+    nics: tuple[wires.Nic, ...] | None = None
+    nic_model: str | None = None
+    forwards: tuple[Forward, ...] = ()
+    pci: tuple[PciSelector, ...] = ()
+    firmware: Firmware | None = None
+    tpm: bool | None = None
+    profile: Profile | None = None
+    os: str | None = None
+    graphics: Literal["none", "vnc", "spice"] = "vnc"
+    graphics_listen: str | None = None
+    graphics_password: str | None = field(default=None, repr=False)
+    devices: tuple[ExtraDevice, ...] = ()
+    sound: bool = False
+    title: str | None = None
+    description: str | None = None
+    user: str | None = None
+    ssh_keys: tuple[str, ...] = ()
+    password_hash: str | None = None
+    user_data: str | None = None
+    hostname: str | None = None
+    seed: bool | None = None
+    autostart: bool = False
+    start: bool = True
+    strict: bool = False
 
 
-def _secret(file: str | None) -> str | None:
-    """The first line of ``file``: the screen's password."""
-    if file is None:
-        return None
-    try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageProblem(f"the password file {file[:200]!a} cannot be read: {error}") from None
-    if not lines or not lines[0] or not lines[0].isprintable():
-        raise UsageProblem(f"the password file {file[:200]!a} does not begin with a password")
-    return lines[0]
-
-
-def _nics(texts: tuple[str, ...], model: str | None) -> Any:
-    if not texts:
-        return None
-    found = tuple(nic for nic in (parse_nic(text, model) for text in texts) if nic is not None)
-    if len(found) != len(texts) and len(texts) > 1:
-        raise UsageProblem("--net none goes with no other --net")
-    macs = [nic.mac for nic in found if nic.mac]
-    if len(set(macs)) != len(macs):
-        raise UsageProblem("two --net have the same MAC address")
-    return found
-
-
-def _keys(given: Mapping[str, Any], whole_user_data: bool) -> tuple[str, ...]:
-    """The keys that were named, else the calling user's own where an image's cloud-init will take them."""
-    named = tuple(
-        key
-        for text in given.get("ssh_keys", ())
-        for key in ((seed.check_ssh_key(text),) if text.startswith(KEY_TYPES) else seed.read_ssh_keys(_path(text)))
-    )
-    if named or whole_user_data or given.get("image") is None or given.get("seed") is False:
-        return named
-    return seed.own_ssh_keys()[0]
-
-
-def _path(text: str) -> Path:
-    return Path("/dev/stdin") if text == "-" else Path(text).expanduser()
-
-
-def _whole_kib(size: int | None) -> int | None:
-    return None if size is None else -(-size // 1024) * 1024
-
-
-def _line(text: str | None, flag: str, most: int) -> str | None:
-    if text is None:
-        return None
-    if not text.isprintable() or len(text) > most:
-        raise UsageProblem(f"{flag} is one line of up to {most} printable characters")
-    return text
-
-
-def _text(text: str | None, flag: str) -> str | None:
-    if text is None:
-        return None
-    if len(text) > LONGEST_DESCRIPTION or not all(c.isprintable() or c in "\n\t" for c in text):
-        raise UsageProblem(f"{flag} is text of up to {LONGEST_DESCRIPTION} printable characters")
-    return text
+def check(request: Request) -> None:
+    """Raise UsageProblem for what is wrong whatever the hypervisor."""
+    check_new_name(request.name)
+    sources = [
+        flag
+        for flag, value in (("--image", request.image), ("--cdrom", request.cdrom), ("--import", request.import_))
+        if value is not None
+    ]
+    if len(sources) > 1 and sources != ["--cdrom", "--import"]:
+        raise UsageProblem(f"{' and '.join(sources)} do not go together", "give one of them")
+    if not sources and not request.pxe and request.kernel is None:
+        raise UsageProblem(
+            "nothing was given to boot from", "give --image, --cdrom, --import, --kernel or --pxe ('kvmctl image list')"
+        )
+    if request.kernel is None and (request.initrd or request.cmdline):
+        raise UsageProblem("--initrd and --cmdline go with --kernel")
+    vcpus, memory = request.vcpus or DEFAULT_VCPUS, request.memory_bytes or DEFAULT_MEMORY
+    if request.max_vcpus is not None and request.max_vcpus < vcpus:
+        raise UsageProblem(f"{vcpus} vCPUs are more than their maximum of {request.max_vcpus}")
+    if request.max_memory_bytes is not None and request.max_memory_bytes < memory:
+        raise UsageProblem("the memory is more than its maximum")
+    if memory < SMALLEST_MEMORY:
+        raise UsageProblem(f"{human_size(memory)} of memory is less than any guest can start with", "give at least 16M")
+    if request.user_data is not None and (request.user or request.password_hash or request.ssh_keys):
+        raise UsageProblem("--user-data is the whole user-data: --user, --ssh-key and --password-file belong into it")
+    if request.pxe and request.nics == ():
+        raise UsageProblem("--pxe needs a network card", "leave out --net none")
+    if request.forwards and request.nics == ():
+        raise UsageProblem("-p needs a network card", "leave out --net none")
+    check_count(0, len(request.pci))

@@ -14,7 +14,7 @@ from kvmctl.model.nic import NetworkNic
 from kvmctl.model.spec import Spec
 from kvmctl.model.spec_compare import Difference
 from kvmctl.model.spec_seen import Seen, SeenDisk, SeenNic
-from kvmctl.operations import create, create_plan, create_request, lifecycle, metadata, networks, ports, settings
+from kvmctl.operations import create, create_options, create_plan, lifecycle, metadata, networks, ports, settings
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.undo import Undo
 
@@ -99,7 +99,7 @@ def plan(hypervisor: Hypervisor, spec: Spec, progress: Progress | None = None, *
     assert spec.name is not None
     found = look(hypervisor, spec.name)
     if found is None:
-        request = create_request.from_spec(spec.name, spec, {})
+        request = create_options.from_spec(spec.name, spec, {})
         made = create_plan.plan(hypervisor, request, progress, bring=bring)
         return Plan(spec.name, spec, creation=made, warnings=made.warnings)
     domain, seen = found

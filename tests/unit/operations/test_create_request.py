@@ -5,13 +5,13 @@ import pytest
 
 from kvmctl.errors import KvmctlError, UsageProblem
 from kvmctl.model.nic import UserNic
-from kvmctl.operations import create_plan
-from kvmctl.operations.create_request import from_options
+from kvmctl.operations import create_request
+from kvmctl.operations.create_options import from_options
 
 
-def checked(name: str = "web", **given: Any) -> create_plan.Request:
+def checked(name: str = "web", **given: Any) -> create_request.Request:
     request = from_options(name, given)
-    create_plan.check(request)
+    create_request.check(request)
     return request
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from kvmctl.errors import NotFound, UsageProblem
 from kvmctl.model.spec import Spec
-from kvmctl.operations.create_request import from_spec
+from kvmctl.operations.create_options import from_spec
 from kvmctl.operations.spec_file import load, named, only
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
