@@ -256,13 +256,24 @@ def _table(app: App, headings: list[str], rows: list[list[str]], right: list[boo
         _write("  ".join(cells).rstrip() + "\n")
 
 
+# The longest value that is never broken over lines: a PCI address, a MAC, a state, an IPv4 address.
+SHORT = 17
+
+
 def _rich_table(headings: list[str], rows: list[list[str]], right: list[bool]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for heading, to_right in zip(headings, right, strict=True):
-        table.add_column(heading, justify="right" if to_right else "left", overflow="fold")
+    for index, (heading, to_right) in enumerate(zip(headings, right, strict=True)):
+        # A short value broken in two can be neither read nor copied: only long texts give way.
+        longest = max((len(row[index]) for row in rows), default=0)
+        table.add_column(
+            heading,
+            justify="right" if to_right else "left",
+            overflow="fold",
+            no_wrap=longest <= SHORT and len(heading) <= SHORT,
+        )
     for row in rows:
         table.add_row(*(Text(cell, style=_STATES.get(cell, "")) for cell in row))
     return table

@@ -13,7 +13,7 @@ from kvmctl.model.names import harmless
 
 COLUMNS = [
     Column("address", "ADDRESS"),
-    Column("class", "CLASS"),
+    Column("class", "CLASS", wide=True),
     Column("vendor", "VENDOR", wide=True),
     Column("product", "PRODUCT"),
     Column("vendor_id", "VENDOR ID", wide=True),
