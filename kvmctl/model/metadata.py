@@ -71,9 +71,11 @@ class Metadata:
         return replace(self, forwards=forwards)
 
 
-def to_element(metadata: Metadata) -> xml.Element:
-    """``<vm>`` as virDomainSetMetadata takes it: without prefix, the namespace on the root."""
+def to_element(metadata: Metadata, owner: str | None = None) -> xml.Element:
+    """``<vm>`` with its namespace on the root; ``owner`` is the UUID of the domain it is of, where known."""
     root = xml.etree.Element(f"{{{NAMESPACE}}}vm", nsmap={PREFIX: NAMESPACE})
+    if owner:
+        root.set("owner", owner)
 
     def add(tag: str, content: str | None = None, **attributes: object) -> None:
         element = xml.add(root, f"{{{NAMESPACE}}}{tag}", content, **attributes)
@@ -107,8 +109,20 @@ def to_element(metadata: Metadata) -> xml.Element:
     return root
 
 
-def from_element(root: xml.Element) -> Metadata:
-    """What a ``<vm>`` element says; whatever in it is malformed (somebody edited it) is left out."""
+def from_element(root: xml.Element, uuid: str | None = None) -> Metadata:
+    """What a ``<vm>`` element of the domain ``uuid`` says; whatever in it is malformed (edited by hand) is left out.
+
+    Other tools (virt-clone) copy a domain with its metadata. The disks, ports and reservations in it are still
+    the original's then, and must not go with the copy.
+    """
+    found = _from_element(root)
+    owner = root.get("owner")
+    if owner is None or uuid is None or owner.lower() == uuid.strip().lower():
+        return found
+    return replace(found, volumes=(), forwards=(), reservations=(), creator=None, extra=())
+
+
+def _from_element(root: xml.Element) -> Metadata:
     known = {"created", "image", "user", "protected", "volume", "forward", "creator", "reservation"}
 
     def text_of(tag: str) -> str | None:
@@ -136,7 +150,7 @@ def from_element(root: xml.Element) -> Metadata:
 def from_domain(domain: xml.Element) -> Metadata:
     """The metadata within a whole ``<domain>``; empty where kvmctl never touched it."""
     element = domain.find(f"metadata/{{{NAMESPACE}}}vm")
-    return from_element(element) if element is not None else Metadata()
+    return from_element(element, domain.findtext("uuid")) if element is not None else Metadata()
 
 
 def put(domain: xml.Element, metadata: Metadata) -> None:
@@ -149,7 +163,7 @@ def put(domain: xml.Element, metadata: Metadata) -> None:
     old = holder.find(f"{{{NAMESPACE}}}vm")
     if old is not None:
         holder.remove(old)
-    holder.append(to_element(metadata))
+    holder.append(to_element(metadata, (domain.findtext("uuid") or "").strip() or None))
 
 
 def _volume(element: xml.Element) -> OwnedVolume | None:

@@ -18,7 +18,7 @@ def read(domain: libvirt.virDomain) -> Metadata:
             return Metadata()
         raise
     try:
-        return from_element(_with_namespace(xml.parse(text, "kvmctl metadata")))
+        return from_element(_with_namespace(xml.parse(text, "kvmctl metadata")), domain.UUIDString())
     except UsageProblem:
         # Edited by hand into something else: nothing in it can be trusted, and nothing must fail for it.
         return Metadata()
@@ -26,7 +26,7 @@ def read(domain: libvirt.virDomain) -> Metadata:
 
 def write(domain: libvirt.virDomain, metadata: Metadata) -> None:
     """Remember ``metadata``: in the saved definition, and in the running one too, so that both agree."""
-    text = xml.raw(_without_prefix(to_element(metadata)))
+    text = xml.raw(_without_prefix(to_element(metadata, domain.UUIDString())))
     flags = 0
     if domain.isPersistent():
         flags |= libvirt.VIR_DOMAIN_AFFECT_CONFIG

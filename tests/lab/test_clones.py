@@ -251,3 +251,16 @@ def test_a_full_clone_on_xfs_shares_its_blocks(
     host_a.run(["qemu-io", "-c", "write -P 9 0 1M", disks[1]])
     assert host_a.run(["qemu-img", "compare", *disks], check=False).returncode == 1
     host_a.kvmctl("delete", vm, copy, "-y")
+
+
+def test_a_copy_that_virt_clone_made_does_not_own_the_sources_disks(
+    host_a: Host, tiny: images.Tiny, vm_name: Callable[[str], str]
+) -> None:
+    vm, copy = vm_name("ours"), vm_name("theirs")
+    create(host_a, tiny, vm, "--no-start")
+    host_a.run(["virt-clone", "--connect", "qemu:///system", "-o", vm, "-n", copy, "--auto-clone"])
+    before = host_a.files()
+    kept = host_a.kvmctl("delete", copy, "-y", "-o", "json").json()
+    assert kept["deleted"] == []
+    assert host_a.files() == before
+    host_a.kvmctl("start", vm)

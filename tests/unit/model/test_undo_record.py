@@ -1,7 +1,7 @@
 """The record of the last change, in the metadata of the VM itself."""
 
 from kvmctl.model import undo_record, xml
-from kvmctl.model.metadata import Metadata, from_element, put, to_element
+from kvmctl.model.metadata import Metadata, OwnedVolume, from_domain, from_element, put, to_element
 from kvmctl.model.undo_record import UndoRecord
 
 DEFINITION = "<domain><name>a</name><title>x &amp; ]]&gt; y</title></domain>"
@@ -33,3 +33,13 @@ def test_a_definition_is_kept_without_the_records_in_it() -> None:
 
 def test_a_record_that_leads_nowhere_is_none() -> None:
     assert undo_record.read(undo_record.put(Metadata(), UndoRecord("a", "1"))) is None
+
+
+def test_what_another_tool_copied_with_the_metadata_is_not_the_copys() -> None:
+    original = xml.parse("<domain><name>a</name><uuid>11111111-1111-4111-8111-111111111111</uuid></domain>")
+    put(original, Metadata(created="now", volumes=(OwnedVolume("default", "a.qcow2", "/p/a.qcow2"),)))
+    assert len(from_domain(original).volumes) == 1
+    uuid = original.find("uuid")
+    assert uuid is not None
+    uuid.text = "22222222-2222-4222-8222-222222222222"
+    assert from_domain(original) == Metadata(created="now")
