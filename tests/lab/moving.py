@@ -114,17 +114,19 @@ def define(
             console.ready(60)
             console.wait_for(f"address eth0 {ADDRESS}")
             # Two milliseconds between beats; busybox' ping takes fractions.
-            console.run(f"(ping -i 0.002 {WIRE} >/dev/null 2>/tmp/ping.log &)")
+            # In a session of its own: the console's hangs up when nobody holds it open on the other host.
+            console.run(f"(setsid ping -i 0.002 {WIRE} </dev/null >/dev/null 2>/tmp/ping.log &)")
             # QEMU before 9.0 loses writes of an emulated guest that migrates (the check "emulation" warns of it)
             # as long as its TLB stays as it is; two processes that alternate make the guest flush it all the time.
-            console.run("(while :; do cat /proc/uptime >/dev/null; usleep 1000; done &)")
+            console.run("(setsid sh -c 'while :; do cat /proc/uptime; usleep 1000; done' </dev/null >/dev/null 2>&1 &)")
     return guest
 
 
 def dirty(guest: Moving, mebibytes: int) -> None:
     """Let the guest rewrite so much memory over and over."""
     with Guest(guest.host(), guest.name) as console:
-        console.run(f"(while :; do dd if=/dev/zero of=/tmp/d bs=1M count={mebibytes} conv=notrunc 2>/dev/null; done &)")
+        loop = f"while :; do dd if=/dev/zero of=/tmp/d bs=1M count={mebibytes} conv=notrunc; done"
+        console.run(f"(setsid sh -c '{loop}' </dev/null >/dev/null 2>&1 &)")
 
 
 def qemu_pids(host: Host, name: str) -> list[int]:
