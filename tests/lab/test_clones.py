@@ -139,6 +139,7 @@ def test_live_clones_go_on_from_the_same_instant_with_their_own_address(
         mac = ids(host_a, copy)[0][1]
         assert other.run("cat /sys/class/net/eth0/address") == mac
         own = _address_of(host_a, mac)
+        other.wait_for(f"address eth0 {re.escape(own)}")
         assert host_a.client(["ping", "-c", "1", "-W", "5", own]).returncode == 0
         addresses.add(own)
         write(other, copy[:14])
