@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from tests.bench import copies, main_job
+from tests.bench import copies, main_job, networks
 from tests.bench.measure import installed, save, table
 from tests.lab.lab import Lab
 
@@ -20,6 +20,7 @@ def main() -> None:
         raise SystemExit("the bench starts a lab of its own: run it as root")
     with Lab(f"bench{os.getpid()}") as lab, installed() as kvmctl:
         rows = main_job.run(lab.a, kvmctl, options.rounds)
+        rows += networks.run(lab.a, kvmctl, options.rounds)
         rows += copies.run(lab.a, kvmctl, options.rounds)
     sys.stdout.write(table(rows) + "\n")
     if options.json is not None:
