@@ -190,6 +190,18 @@ def _redirect(expressions: list[Any]) -> Redirect | None:
     return Redirect(protocol, address if isinstance(address, str) else None, port, target["addr"], target["port"])
 
 
+def guarded(listing: dict[str, Any]) -> set[str]:
+    """The bridges that the table ``inet kvmctl`` guards from its guests' packets to the host's loopback."""
+    found = set()
+    for entry in listing.get("nftables", []):
+        rule = entry.get("rule", {}) if isinstance(entry, dict) else {}
+        for expression in rule.get("expr", []) if rule.get("chain") == "guard" else []:
+            match = expression.get("match", {})
+            if match.get("left") == {"meta": {"key": "iifname"}} and isinstance(match.get("right"), str):
+                found.add(match["right"])
+    return found
+
+
 def our_handles(listing: dict[str, Any]) -> list[int]:
     """The handles of kvmctl's rules in ``nft -j list chain ip libvirt_network guest_input``."""
     rules = [entry["rule"] for entry in listing.get("nftables", []) if isinstance(entry, dict) and "rule" in entry]

@@ -44,13 +44,18 @@ class Iptables:
 
 @dataclass(frozen=True)
 class Seen:
-    """What is in force now: rewritings from outside and from the host, and who lets packets through."""
+    """What is in force now: rewritings from outside and from the host, and who lets packets through.
+
+    ``guarded`` are the bridges onto which kvmctl lets loopback's packets: those its table guards.
+    """
 
     redirects: frozenset[Redirect]
     own_redirects: frozenset[Redirect]
     iptables: Iptables | None
     libvirt_chain: bool
     stale: tuple[int, ...]
+    table: bool
+    guarded: frozenset[str]
 
 
 @contextlib.contextmanager
@@ -82,7 +87,7 @@ def has_rules() -> bool:
     """Whether the firewall has anything of kvmctl's now."""
     seen = look()
     ours = seen.iptables is not None and (seen.iptables.accepts is not None or seen.iptables.jump != "none")
-    return bool(seen.redirects or seen.own_redirects or seen.stale or ours)
+    return seen.table or bool(seen.stale) or ours
 
 
 def check_root() -> None:
@@ -104,6 +109,8 @@ def look() -> Seen:
         iptables=_iptables(),
         libvirt_chain=chain is not None,
         stale=tuple(port_rules.our_handles(chain or {})),
+        table=table is not None,
+        guarded=frozenset(port_rules.guarded(table or {})),
     )
 
 
@@ -114,8 +121,8 @@ def apply(rules: Sequence[Rule]) -> None:
         # What lets packets through does nothing alone, so it comes first and goes last.
         if seen.iptables is not None and (seen.iptables.libvirt or seen.iptables.policy == "DROP" or not rules):
             _restore_iptables(rules, seen.iptables, undo)
-        _localnet(rules, undo)
-        if rules or seen.redirects or seen.own_redirects or seen.stale or _has_table():
+        _localnet(rules, seen.guarded, undo)
+        if rules or seen.stale or seen.table:
             script = port_rules.nft_script(rules, seen.libvirt_chain, seen.stale)
             _run("nft", "-f", "-", input=script)
         undo.keep()
@@ -154,7 +161,7 @@ def _chain_input(before: Iptables) -> Callable[[], str]:
     return build
 
 
-def _localnet(rules: Sequence[Rule], undo: Undo) -> None:
+def _localnet(rules: Sequence[Rule], guarded: frozenset[str], undo: Undo) -> None:
     """Let loopback's packets out onto the bridges that have forwards from it; no others of kvmctl's doing."""
     wanted = {rule.bridge for rule in rules if rule.from_loopback}
     for bridge in wanted:
@@ -164,28 +171,11 @@ def _localnet(rules: Sequence[Rule], undo: Undo) -> None:
             if before != "1":
                 path.write_text("1", encoding="ascii")
                 undo.add(f"set {path} to {before}", partial(path.write_text, before, encoding="ascii"))
-    for bridge in _guarded() - wanted:
+    for bridge in guarded - wanted:
         path = _SYSCTL / bridge / "route_localnet"
         with contextlib.suppress(FileNotFoundError):
             path.write_text((_SYSCTL / "default" / "route_localnet").read_text(encoding="ascii"), encoding="ascii")
             undo.add(f"set {path} to 1", partial(path.write_text, "1", encoding="ascii"))
-
-
-def _guarded() -> set[str]:
-    """The bridges onto which kvmctl lets loopback's packets now: those its table guards."""
-    found = set()
-    for entry in (_nft_json("table", "inet", TABLE) or {}).get("nftables", []):
-        rule = entry.get("rule", {})
-        if rule.get("chain") == "guard":
-            for expression in rule.get("expr", []):
-                match = expression.get("match", {})
-                if match.get("left") == {"meta": {"key": "iifname"}} and isinstance(match.get("right"), str):
-                    found.add(match["right"])
-    return found
-
-
-def _has_table() -> bool:
-    return _nft_json("table", "inet", TABLE) is not None
 
 
 def _iptables() -> Iptables | None:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import pytest
 
-from kvmctl.model.port_rules import Redirect, Rule, iptables_input, nft_script, our_handles, redirects
+from kvmctl.model.port_rules import Redirect, Rule, guarded, iptables_input, nft_script, our_handles, redirects
 
 WEB = Rule("tcp", None, 8080, "192.168.122.9", 80, "virbr0", "192.168.122.0/24")
 DNS = Rule("udp", "10.0.0.1", 53, "192.168.122.10", 5353, "virbr0", "192.168.122.0/24")
@@ -110,5 +110,7 @@ def test_nfts_listing_is_read() -> None:
         Redirect("udp", "10.0.0.1", 53, "192.168.122.9", 80),
     }
     assert redirects(listing, "output") == {Redirect("tcp", None, 9, "192.168.122.9", 80)}
+    guard = {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "virbr0"}}
+    assert guarded({"nftables": [{"rule": {"chain": "guard", "expr": [guard, {"drop": None}]}}]}) == {"virbr0"}
     handles = {"nftables": [{"rule": {"handle": 3, "comment": "kvmctl"}}, {"rule": {"handle": 4}}]}
     assert our_handles(handles) == [3]
