@@ -202,7 +202,17 @@ def _freeze_running(
         flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_QUIESCE
     undo.add(f"merge the disks of {domain.name()} again", lambda: merge_back(hypervisor, domain, moved))
     with translated(hypervisor.uri):
-        abortable(lambda: domain.snapshotCreateXML(xml.text(snapshot_request(domain, moved)), flags))
+        request = xml.text(snapshot_request(domain, moved))
+        try:
+            abortable(lambda: domain.snapshotCreateXML(request, flags))
+        except libvirt.libvirtError as error:
+            text = (error.get_error_message() or "").lower()
+            if not quiesce or not ("agent" in text or "freeze" in text):
+                raise
+            # An agent that is there and yet cannot freeze (forbidden, hanging): the disks are then as after a
+            # power failure, which journalling file systems are made for.
+            plain = flags & ~libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_QUIESCE
+            abortable(lambda: domain.snapshotCreateXML(request, plain))
 
 
 def prepare(hypervisor: Hypervisor, moved: Sequence[Layer], undo: Undo) -> None:

@@ -9,6 +9,7 @@ import libvirt
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.model import domain_view, xml
 from kvmctl.model.domain_view import DomainView
+from kvmctl.model.snapshot import shown
 from kvmctl.operations import addresses, listing, listing_wide
 from kvmctl.preflight import dependents
 
@@ -149,6 +150,6 @@ def _pci(hypervisor: Hypervisor, address: str) -> dict[str, Any]:
 
 def _snapshots(domain: libvirt.virDomain) -> list[str]:
     try:
-        return sorted(snapshot.getName() for snapshot in domain.listAllSnapshots(0))
+        return sorted({shown(snapshot.getName()) or "" for snapshot in domain.listAllSnapshots(0)})
     except libvirt.libvirtError:
         return []
