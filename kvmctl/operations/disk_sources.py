@@ -2,7 +2,7 @@
 
 import libvirt
 
-from kvmctl.connection import Hypervisor, translated
+from kvmctl.connection import Hypervisor, is_missing, translated
 from kvmctl.errors import NotFound, Refused, UsageProblem
 from kvmctl.model import disk as media
 from kvmctl.model import xml
@@ -55,7 +55,13 @@ def refuse_shared(hypervisor: Hypervisor, path: str) -> None:
     with translated(hypervisor.uri):
         for domain in hypervisor.conn.listAllDomains(0):
             for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE):
-                tree = xml.parse(domain.XMLDesc(flags), "domain", "domain")
+                try:
+                    tree = xml.parse(domain.XMLDesc(flags), "domain", "domain")
+                except libvirt.libvirtError as error:
+                    if is_missing(error):
+                        # It was deleted since the list was made.
+                        break
+                    raise
                 if any(path in sources(disk) and _writes(disk) for disk in tree.iterfind("devices/disk")):
                     raise Refused(
                         f"the disk {path[:200]!a} belongs to the VM {domain.name()}",

@@ -33,10 +33,16 @@ def check(hypervisor: Hypervisor, more: Promise, *, strict: bool = False) -> lis
     limits = thresholds()
     with translated(hypervisor.uri):
         info = hypervisor.conn.getInfo()
-        stats = hypervisor.conn.getAllDomainStats(
-            libvirt.VIR_DOMAIN_STATS_VCPU | libvirt.VIR_DOMAIN_STATS_BALLOON,
-            libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT,
-        )
+        try:
+            stats = hypervisor.conn.getAllDomainStats(
+                libvirt.VIR_DOMAIN_STATS_VCPU | libvirt.VIR_DOMAIN_STATS_BALLOON,
+                libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT,
+            )
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
+                # A hypervisor that keeps no such figures cannot be judged by them.
+                return []
+            raise
     memory, cpus = int(info[1]) * MIB, int(info[2])
     values = [found for _, found in stats]
     vcpus = sum(int(found.get("vcpu.current", 0)) for found in values) + more.vcpus
