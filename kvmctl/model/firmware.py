@@ -35,16 +35,14 @@ def apply_firmware(domain: xml.Element, firmware: Firmware) -> None:
     os.set("firmware", "efi")
     secure = firmware == "uefi-secure"
     features = xml.new("firmware")
-    if secure or arch in _X86:
-        xml.add(features, "feature", enabled="yes" if secure else "no", name="secure-boot")
+    # Said for the plain kind too: libvirt would take the first that fits, and that may be one with keys enrolled.
+    xml.add(features, "feature", enabled="yes" if secure else "no", name="secure-boot")
     if secure:
         xml.add(features, "feature", enabled="yes", name="enrolled-keys")
     place = os.index(type_) + 1 if type_ is not None else 0
-    if len(features):
-        os.insert(place, features)
-        place += 1
+    os.insert(place, features)
     if secure and arch in _X86:
-        os.insert(place, xml.new("loader", secure="yes"))
+        os.insert(place + 1, xml.new("loader", secure="yes"))
         xml.add(_features(domain), "smm", state="on")
 
 

@@ -91,3 +91,62 @@ def test_debians_installer_boots_by_pxe(lab: Lab, host_a: Host, console: Callabl
         host_a.kvmctl("delete", "pxe", "-y")
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.mark.full
+def test_a_32_bit_guest_boots(host_a: Host) -> None:
+    host_a.kvmctl(
+        *("create", "old", "--arch", "i686", "--profile", "generic", "--memory", "128M", "--vcpus", "1", "-q"),
+        *("--cdrom", str(_package("memtest86+") / "usr/lib/memtest86+/memtest86+ia32.iso"), "--net", "none"),
+    )
+    _screen(host_a, "old", r"Memtest86\+ v\d.*Errors: 0")
+    host_a.kvmctl("delete", "old", "-y")
+
+
+@pytest.mark.full
+def test_an_arm64_debian_kernel_boots_with_uefi(host_a: Host, console: Callable[[Host, str], Guest]) -> None:
+    if shutil.which("qemu-system-aarch64") is None or not Path("/usr/share/AAVMF/AAVMF_CODE.fd").exists():
+        pytest.skip("qemu-system-arm and qemu-efi-aarch64 are not installed")
+    files = images.kept("arm64", [_ARM_INIT], _build_arm64)
+    host_a.kvmctl(
+        *("create", "arm", "--arch", "aarch64", "--kernel", str(files / "vmlinuz"), "--initrd", str(files / "initrd")),
+        *("--cmdline", "console=ttyAMA0", "--memory", "512M", "--vcpus", "1", "--net", "none", "--graphics", "none"),
+        "-q",
+    )
+    console(host_a, "arm").expect(r"inside aarch64", timeout=600)
+    info = host_a.kvmctl("info", "arm", "-o", "json").json()
+    assert (info["arch"], info["firmware"]) == ("aarch64", "uefi")
+    host_a.kvmctl("delete", "arm", "-y")
+
+
+_ARM_INIT = """#!/bin/busybox sh
+/bin/busybox mount -t devtmpfs d /dev
+while :; do echo "inside $(/bin/busybox uname -m)"; /bin/busybox sleep 1; done
+"""
+
+
+def _build_arm64(folder: Path) -> None:
+    """Debian's arm64 kernel and busybox, from lists and a cache of their own: this machine's apt stays as it is."""
+    (folder / "lists/partial").mkdir(parents=True)
+    apt = ["-o", "APT::Architecture=arm64", "-o", "APT::Architectures::=arm64", "-o", "APT::Sandbox::User=root"]
+    apt += ["-o", f"Dir::State::lists={folder}/lists", "-o", f"Dir::Cache={folder}/cache"]
+    apt += ["-o", "Dir::State::status=/dev/null"]
+    run(["apt-get", "-q", *apt, "update"], timeout=300)
+    depends = run(["apt-cache", *apt, "depends", "--important", "linux-image-arm64"]).stdout
+    kernel = re.search(r"Depends: (linux-image-[0-9]\S*)", depends)
+    assert kernel is not None, depends
+    run(["apt-get", *apt, "download", f"{kernel[1]}:arm64", "busybox-static:arm64"], cwd=str(folder), timeout=600)
+    for archive in folder.glob("*.deb"):
+        run(["dpkg-deb", "-x", str(archive), str(folder / "files")])
+        archive.unlink()
+    root = folder / "root"
+    for name in ("bin", "dev"):
+        (root / name).mkdir(parents=True)
+    shutil.copy(folder / "files/bin/busybox", root / "bin")
+    run(["mknod", "-m", "600", str(root / "dev/console"), "c", "5", "1"])
+    (root / "init").write_text(_ARM_INIT)
+    (root / "init").chmod(0o755)
+    images.pack(root, folder / "initrd")
+    shutil.copy(next((folder / "files/boot").glob("vmlinuz-*")), folder / "vmlinuz")
+    for name in ("files", "lists", "cache", "root"):
+        shutil.rmtree(folder / name, ignore_errors=True)

@@ -56,8 +56,11 @@ def test_an_arm_guest_gets_uefi_without_x86s_features() -> None:
     domain = xml.parse("<domain><os><type arch='aarch64' machine='virt'>hvm</type></os></domain>")
     apply_firmware(domain, "uefi")
     assert firmware_of(domain) == "uefi"
-    assert domain.find("os/firmware") is None
+    assert domain.find("os/firmware/feature[@name='secure-boot'][@enabled='no']") is not None
+    apply_firmware(domain, "uefi-secure")
+    assert firmware_of(domain) == "uefi-secure"
     assert domain.find("features/smm") is None
+    assert domain.find("os/loader") is None
 
 
 def test_firmware_that_somebody_named_by_its_file() -> None:
