@@ -18,7 +18,6 @@ from kvmctl.preflight.migration_sides import Sides
 
 # qemu.conf: migration_port_min. Debian's firewall rules and everybody's documentation name this range.
 FIRST_PORT = 49152
-FIXED_EMULATOR = 9_000_000
 PAGES_KIB = {"k": 1, "kib": 1, "m": 1024, "mib": 1024, "g": 1024**2, "gib": 1024**2, "kb": 1, "mb": 1024, "gb": 1024**2}
 
 
@@ -31,7 +30,6 @@ def checks(sides: Sides) -> Iterator[Check]:
     machine = _machine(sides)
     yield machine
     yield _versions(sides)
-    yield from _emulated(sides)
     if machine.level != "refused":
         yield cpu(sides)
     yield _memory(sides)
@@ -109,23 +107,6 @@ def _versions(sides: Sides) -> Check:
             "update the destination",
         )
     return Check("versions", "ok", seen)
-
-
-def _emulated(sides: Sides) -> Iterator[Check]:
-    """QEMU's own emulator forgot writes of a guest that moves live, until 9.0.
-
-    "physmem: Fix migration dirty bitmap coherency with TCG memory access": after each round over the memory a page
-    in the emulated TLB is written to without being sent again. Seen here too: a process, or the guest, dies of it.
-    """
-    with translated(sides.source.uri):
-        version = sides.source.conn.getVersion()
-    if sides.virt == "qemu" and sides.state == "running" and version < FIXED_EMULATOR:
-        yield Check(
-            "emulation",
-            "warn",
-            f"QEMU {_dotted(version)} may lose writes of an emulated guest (not of one on KVM) that moves running",
-            f"if that must not be: 'kvmctl suspend {sides.name}', migrate, and resume it there; or QEMU 9.0 and newer",
-        )
 
 
 def _dotted(number: int) -> str:

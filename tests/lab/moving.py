@@ -116,8 +116,7 @@ def define(
             # Two milliseconds between beats; busybox' ping takes fractions.
             # In a session of its own: the console's hangs up when nobody holds it open on the other host.
             console.run(f"(setsid ping -i 0.002 {WIRE} </dev/null >/dev/null 2>/tmp/ping.log &)")
-            # QEMU before 9.0 loses writes of an emulated guest that migrates (the check "emulation" warns of it)
-            # as long as its TLB stays as it is; two processes that alternate make the guest flush it all the time.
+            # A guest with more than its heartbeat to do, so that memory changes while it moves.
             console.run("(setsid sh -c 'while :; do cat /proc/uptime; usleep 1000; done' </dev/null >/dev/null 2>&1 &)")
     return guest
 
