@@ -10,6 +10,7 @@ import libvirt
 from kvmctl.connection import Hypervisor, explain, is_missing, translated
 from kvmctl.errors import Conflict, Refused, UsageProblem
 from kvmctl.model import metadata, xml
+from kvmctl.model.comparison import comparable
 from kvmctl.model.names import harmless
 from kvmctl.model.state import ACTIVE
 from kvmctl.operations import undoing
@@ -116,7 +117,7 @@ def define(
             stack.enter_context(undoing.definition_kept(found.domain, f"define {found.name}"))
         domain = _define(hypervisor, found.text, validate, progress or Progress())
     with translated(hypervisor.uri):
-        changed = found.before is None or _compared(domain.XMLDesc(_DEFINED)) != _compared(found.before)
+        changed = found.before is None or comparable(domain.XMLDesc(_DEFINED)) != comparable(found.before)
         return _row(domain, state_of(domain), changed=changed, created=found.before is None)
 
 
@@ -171,19 +172,6 @@ def finish(hypervisor: Hypervisor, found: Plan, text: str, *, validate: bool = T
     if text == found.before:
         return _row(found.domain, found.state, changed=False, created=False)
     return define(hypervisor, Plan(found.name, text, found.domain, found.before, found.state), validate=validate)
-
-
-def _compared(text: str) -> str:
-    """``text`` with its controllers last and sorted: libvirt lists one that it added itself elsewhere when it
-    reads its own XML again, which is no change."""
-    tree = xml.parse(text, "domain")
-    devices = tree.find("devices")
-    if devices is not None:
-        controllers = sorted(devices.iterfind("controller"), key=lambda element: xml.raw(element).strip())
-        for controller in controllers:
-            devices.remove(controller)
-            devices.append(controller)
-    return " ".join(xml.raw(tree).split())
 
 
 def _row(domain: libvirt.virDomain, state: str, *, changed: bool, created: bool) -> dict[str, Any]:

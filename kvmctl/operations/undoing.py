@@ -11,6 +11,7 @@ import libvirt
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import Conflict
 from kvmctl.model import undo_record, xml
+from kvmctl.model.comparison import comparable
 from kvmctl.model.metadata import from_domain, put
 from kvmctl.model.snapshot import SLOT
 from kvmctl.model.undo_record import UndoRecord
@@ -35,7 +36,7 @@ def definition_kept(domain: libvirt.virDomain, command: str) -> Iterator[None]:
         return
     before = undo_record.without(domain.XMLDesc(_DEFINED))
     yield
-    if undo_record.without(domain.XMLDesc(_DEFINED)) != before:
+    if comparable(domain.XMLDesc(_DEFINED)) != comparable(before):
         record = UndoRecord(command, _now(), definition=before)
         metadata.write(domain, undo_record.put(metadata.read(domain), record))
 
