@@ -3,6 +3,7 @@
 An image's name is its volume's, without ``.qcow2``.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,8 @@ def find_or_none(hypervisor: Hypervisor, name: str) -> Image | None:
         for candidate in (name, name + SUFFIX):
             volume = pools.find_volume(pool, candidate)
             if volume is not None:
-                with translated(hypervisor.uri):
+                # Somebody may be deleting it, or be making it and fail: then it is not there.
+                with contextlib.suppress(NotFound), translated(hypervisor.uri):
                     return image_of(volume)
         if attempt == 0:
             # A file that was put there by other means is known only after a look.
@@ -198,10 +200,23 @@ def publish(
     volume_name = name + (SUFFIX if kind == "qcow2" else ".iso")
     format_: Literal["qcow2", "raw"] = "qcow2" if kind == "qcow2" else "raw"
     with Undo() as undo, translated(hypervisor.uri):
-        # Readable by all, like the disks of a distribution's own images: guests of any user stand on it.
-        pools.upload(
-            pool, volume_name, source, size, format=format_, mode="0644", progress=progress, text=f"uploading {name}"
-        )
+        try:
+            # Readable by all, like the disks of a distribution's own images: guests of any user stand on it.
+            pools.upload(
+                pool,
+                volume_name,
+                source,
+                size,
+                format=format_,
+                mode="0644",
+                progress=progress,
+                text=f"uploading {name}",
+            )
+        except NotFound as error:
+            # libvirt says so, too, of a volume that another call is making at this very moment.
+            if pools.find_volume(pool, volume_name) is None:
+                raise
+            raise Conflict(f"the image {name} is being made by somebody else") from error
         undo.add(f"delete volume {volume_name}", lambda: pools.delete_volume(hypervisor, pools.IMAGES, volume_name))
         pools.refresh(pool)
         volume = pools.find_volume(pool, volume_name)

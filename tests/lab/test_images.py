@@ -146,11 +146,8 @@ def test_two_at_once_of_one_name_one_wins(host_a: Host, qcow2: Path) -> None:
         subprocess.Popen(command, env=host_a.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for _ in range(3)
     ]
-    codes = []
-    for process in racing:
-        process.communicate(timeout=120)
-        codes.append(process.returncode)
-    assert sorted(codes) == [0, 4, 4]
+    outcomes = [(process.communicate(timeout=120)[1], process.returncode) for process in racing]
+    assert sorted(code for _, code in outcomes) == [0, 4, 4], outcomes
     assert names(host_a) == ["raced"]
     made = host_a.kvmctl("image", "info", "raced", "-o", "json").json()
     assert stored(host_a, made).read_bytes() == qcow2.read_bytes()
