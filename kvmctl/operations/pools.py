@@ -31,6 +31,9 @@ SYSTEM_IMAGES = PurePosixPath("/var/lib/libvirt/images")
 # splits nothing. 256 KiB is what virsh's own transfers use (VIR_NET_MESSAGE_LEGACY_PAYLOAD_MAX).
 CHUNK = 256 * 1024 - 24
 
+# How often an encrypted volume is tried: see create_volume().
+MEASUREMENTS = 10
+
 # A qcow2 volume is made this large before its real content replaces it: see upload().
 PLACEHOLDER = MIB
 
@@ -236,13 +239,21 @@ def upload(
 def create_volume(pool: libvirt.virStoragePool, volume: xml.Element, flags: int = 0) -> libvirt.virStorageVol:
     """Make a volume from its XML tree. Raises Conflict where the name or its file is there already."""
     name = volume.findtext("name") or ""
-    try:
-        return pool.createXML(xml.text(volume), flags)
-    except libvirt.libvirtError as error:
-        found = explain(error)
-        if isinstance(found, Conflict):
-            raise Conflict(f"the storage pool {pool.name()} already has a volume {name}", found.hint) from error
-        raise found from error
+    for attempt in range(MEASUREMENTS):
+        try:
+            return pool.createXML(xml.text(volume), flags)
+        except libvirt.libvirtError as error:
+            # qemu-img measures how dear an encrypted disk's key may be, and on a busy host finds no figure.
+            if "accurate CPU usage" not in (error.get_error_message() or "") or attempt == MEASUREMENTS - 1:
+                raise _not_made(pool, name, error) from error
+    raise AssertionError("unreachable")
+
+
+def _not_made(pool: libvirt.virStoragePool, name: str, error: libvirt.libvirtError) -> KvmctlError:
+    found = explain(error)
+    if isinstance(found, Conflict):
+        return Conflict(f"the storage pool {pool.name()} already has a volume {name}", found.hint)
+    return found
 
 
 def delete_volume(hypervisor: Hypervisor, pool_name: str, name: str) -> bool:

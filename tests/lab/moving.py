@@ -55,6 +55,12 @@ def join_lans(lab: Lab) -> None:
             host.net.bridge(BRIDGE, "lan0")
 
 
+def leave_lans(lab: Lab) -> None:
+    """Take those bridges away again: other tests want the host's end of the LAN for themselves."""
+    for host in lab.hosts:
+        host.net.run(["ip", "link", "delete", BRIDGE], check=False)
+
+
 def disk(path: str, form: str = "qcow2", target: str = "vda") -> str:
     """``<disk>`` on a file of the hypervisor's."""
     return (

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.lab import images
+from tests.lab.guest import Guest
 from tests.lab.guests import AGENT, NAT, booted, define
 from tests.lab.hosts import Host
 
@@ -173,8 +174,12 @@ def test_a_picture_of_the_screen(host_a: Host, tiny: images.Tiny, vm_name: Named
     assert re.fullmatch(r"vnc://127\.0\.0\.1:59\d\d", address)
 
 
-def test_the_console_is_joined_and_left(host_a: Host, tiny: images.Tiny, vm_name: Named) -> None:
+def test_the_console_is_joined_and_left(
+    host_a: Host, tiny: images.Tiny, vm_name: Named, console: Callable[[Host, str], Guest]
+) -> None:
     name = booted(host_a, tiny, vm_name("tty"))
+    # The agent answers before the console's shell does.
+    console(host_a, name).ready().close()
     assert host_a.kvmctl("console", name, check=False).returncode == 2
     process, terminal = pty.fork()
     if process == 0:

@@ -11,9 +11,15 @@ from tests.lab.guest import Guest
 from tests.lab.hosts import Host
 from tests.lab.images import Tiny
 from tests.lab.lab import Lab
-from tests.lab.moving import BRIDGE, Moving, Witness, define, disk, images
+from tests.lab.moving import BRIDGE, Moving, Witness, define, disk, images, leave_lans
 
 Define = Callable[..., Moving]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lans_given_back(lab: Lab) -> Iterator[None]:
+    yield
+    leave_lans(lab)
 
 
 @pytest.fixture
@@ -292,6 +298,7 @@ def test_cpu_check_against_what_libvirt_does(make: Define, host_a: Host, host_b:
     assert verdict["level"] in ("ok", "refused")
 
 
+@pytest.mark.full
 def test_evacuate_moves_all_that_can_go(make: Define, host_a: Host, host_b: Host) -> None:
     """A running guest and one that is off go; one whose network is missing there stays, with the reason."""
     runs, off = make(), make(start=False)

@@ -178,7 +178,8 @@ def test_isolated_networks_do_not_see_each_other(host_a: Host, tiny: images.Tiny
     busy = host_a.kvmctl("net", "stop", "iso1", "-o", "json", check=False)
     assert busy.returncode == 4 and "in-iso1" in busy.error()["message"]
     leases = host_a.kvmctl("net", "leases", "-o", "json").json()
-    assert {(row["network"], row["vm"], row["ip"]) for row in leases} == {
+    # Another test's guests on this host may have leases yet.
+    assert {(row["network"], row["vm"], row["ip"]) for row in leases if row["network"] in ("iso1", "iso2")} == {
         ("iso1", "in-iso1", first),
         ("iso2", "in-iso2", second),
     }
