@@ -64,11 +64,11 @@ _USAGE_CODES = {
     libvirt.VIR_ERR_XML_INVALID_SCHEMA,
     libvirt.VIR_ERR_CONFIG_UNSUPPORTED,
 }
-_GONE = re.compile(
+# Compiled when used: every list would pay for it.
+_GONE = (
     r"client socket is closed|connection (?:closed|reset)|end of file while reading|broken pipe"
     r"|keepalive|cannot (?:recv|write) data|failed to connect (?:to )?(?:socket|the hypervisor)"
-    r"|unable to connect to server|socket (?:closed|hung up)",
-    re.IGNORECASE,
+    r"|unable to connect to server|socket (?:closed|hung up)"
 )
 
 
@@ -77,7 +77,7 @@ def explain(error: libvirt.libvirtError, uri: str | None = None) -> KvmctlError:
     code = error.get_error_code()
     message = " ".join((error.get_error_message() or str(error)).split())
     at = f" ({uri})" if uri else ""
-    if code in _CONNECTION_CODES or _GONE.search(message):
+    if code in _CONNECTION_CODES or re.search(_GONE, message, re.IGNORECASE):
         return ConnectionFailed(f"{message}{at}", _connection_hint(message, uri))
     if code in _NOT_FOUND_CODES:
         return NotFound(message)
@@ -298,12 +298,15 @@ def check_uri(uri: str) -> str:
     libvirt runs ``?command=`` and gives the host name to ssh, so a URI from elsewhere must be able to do
     neither harm: ConnectionFailed is too late for that, so this raises UsageProblem first.
     """
-    from urllib.parse import parse_qs, urlsplit
-
     if not uri or not uri.isprintable() or uri.startswith("-"):
         raise UsageProblem(
             f"{uri[:100]!a} is not a libvirt URI", "write it like qemu:///system or qemu+ssh://host/system"
         )
+    if "?" not in uri and "@" not in uri and uri.partition("://")[2].startswith("/"):
+        # This machine, without parameters; what follows is imported late, for every list would pay for it.
+        return uri
+    from urllib.parse import parse_qs, urlsplit
+
     try:
         parts = urlsplit(uri)
         host = parts.hostname or ""

@@ -170,11 +170,12 @@ def create(ctx: click.Context, name: str | None, **given: Any) -> None:
 def _request(ctx: click.Context, name: str | None, given: dict[str, Any]) -> "Request":
     """What the options ask for, and the spec beneath them where there is one."""
     from kvmctl.model.spec import Spec
-    from kvmctl.operations import spec_file
     from kvmctl.operations.create_options import from_spec
 
     spec = Spec()
     if given["spec"] is not None:
+        from kvmctl.operations import spec_file
+
         spec = spec_file.only(spec_file.load(given["spec"]), name, given["spec"])
     chosen = name or spec.name
     if chosen is None:

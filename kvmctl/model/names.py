@@ -5,8 +5,9 @@ import unicodedata
 
 from kvmctl.errors import UsageProblem
 
-NEW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")
-UUID = re.compile(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}\Z")
+# Compiled when used: every list would pay for it.
+NEW_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z"
+UUID = r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}\Z"
 
 
 def check_new_name(name: str, what: str = "VM") -> str:
@@ -16,14 +17,14 @@ def check_new_name(name: str, what: str = "VM") -> str:
     would be taken for an id) or a UUID.
     """
     shown = name if len(name) <= 70 else name[:67] + "..."
-    if not NEW_NAME.match(name):
+    if not re.match(NEW_NAME, name):
         raise UsageProblem(
             f"{shown!a} cannot be the name of a new {what}",
             "use up to 63 letters, digits, '_', '.' and '-', beginning with a letter or a digit",
         )
     if name.isdigit():
         raise UsageProblem(f"the name {shown!a} is all digits and would be taken for an id", "add a letter")
-    if UUID.match(name):
+    if re.match(UUID, name):
         raise UsageProblem(f"the name {shown!a} is a UUID and would be taken for one", "choose another name")
     return name
 

@@ -13,9 +13,10 @@ MIB = KIB**2
 GIB = KIB**3
 
 # Thirty digits are more than any size has, and few enough for every conversion.
-_SIZE = re.compile(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([a-zA-Z]*)\s*\Z")
+# Compiled when used: every list would pay for it.
+_SIZE = r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([a-zA-Z]*)\s*\Z"
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
-_DURATION = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|)\s*\Z")
+_DURATION = r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|)\s*\Z"
 _SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 # libvirt keeps sizes in a signed 64-bit number of bytes.
 LARGEST = 2**63 - 1
@@ -28,7 +29,7 @@ def parse_size(text: str, bare: int = 1) -> int:
 
     Raises UsageProblem for anything that is no positive size of whole bytes below 2^63.
     """
-    match = _SIZE.match(text)
+    match = re.match(_SIZE, text)
     size: int | None = None
     if match:
         number, unit = match[1], match[2].lower()
@@ -61,7 +62,7 @@ def parse_duration(text: str) -> float:
 
     Raises UsageProblem for anything else, and for more than 24 days.
     """
-    match = _DURATION.match(text)
+    match = re.match(_DURATION, text)
     if not match:
         raise UsageProblem(f"{text[:60]!a} is not a duration", "write it like 30s, 2m or 30ms")
     seconds = float(match[1]) * _SECONDS[match[2]]

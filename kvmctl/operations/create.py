@@ -14,7 +14,6 @@ from kvmctl.operations.create_parts import VolumePlan
 from kvmctl.operations.create_plan import Plan
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.undo import Undo
-from kvmctl.operations.waiting import wait_for
 
 
 def run(
@@ -55,11 +54,20 @@ def run(
                 undo.add(f"power off {plan.name}", lambda: _destroy(domain))
             create_network.publish(hypervisor, domain, plan.metadata.forwards, undo)
         if not keep and wait is not None:
-            wait_for(hypervisor, domain, wait, timeout, progress)
+            _wait(hypervisor, domain, wait, timeout, progress)
         undo.keep()
     if keep and wait is not None:
-        wait_for(hypervisor, domain, wait, timeout, progress)
+        _wait(hypervisor, domain, wait, timeout, progress)
     return _result(hypervisor, domain, plan, time.monotonic() - began)
+
+
+def _wait(
+    hypervisor: Hypervisor, domain: libvirt.virDomain, condition: str, timeout: float | None, progress: Progress
+) -> None:
+    # Imported late, like much else on this way: a creation that does not wait would pay for it.
+    from kvmctl.operations.waiting import wait_for
+
+    wait_for(hypervisor, domain, condition, timeout, progress)
 
 
 def _make(hypervisor: Hypervisor, plan: VolumePlan, progress: Progress, undo: Undo) -> None:

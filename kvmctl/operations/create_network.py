@@ -11,7 +11,6 @@ from kvmctl.errors import UsageProblem
 from kvmctl.model import nic as wires
 from kvmctl.model.metadata import Forward, Reservation
 from kvmctl.operations import forwards as user_forwards
-from kvmctl.operations import networks, ports, reservations
 from kvmctl.operations.undo import Undo
 from kvmctl.preflight import cards as all_cards
 from kvmctl.preflight import nics as preflight
@@ -41,6 +40,8 @@ def choose(
     """
     cards = cache(lambda: tuple(all_cards.everywhere(hypervisor)))
     if wanted is None:
+        from kvmctl.operations import networks
+
         out = not hypervisor.is_session and networks.find_or_none(hypervisor, "default") is not None
         wanted = (wires.NetworkNic("default", nat=True) if out else wires.UserNic(),)
     chosen: list[wires.Nic] = []
@@ -58,6 +59,8 @@ def choose(
             if not running:
                 start[nic.network] = None
             if nic.ip is not None and what.reserved(nic.mac or "") != nic.ip:
+                from kvmctl.operations import reservations
+
                 reservations.check(hypervisor, nic.network, nic.mac or "", nic.ip)
                 kept.append(Reservation(nic.network, nic.ip, None if ":" in nic.ip else nic.mac))
         chosen.append(nic)
@@ -76,6 +79,8 @@ def _refuse_twins(nics: Sequence[wires.Nic]) -> None:
 
 
 def _check_forwards(hypervisor: Hypervisor, nics: Sequence[wires.Nic], forwards: Sequence[Forward]) -> None:
+    from kvmctl.operations import ports
+
     for nic in nics:
         if isinstance(nic, wires.UserNic):
             ports.check(hypervisor, ports.Way("user"), forwards)
@@ -90,6 +95,8 @@ def _check_forwards(hypervisor: Hypervisor, nics: Sequence[wires.Nic], forwards:
 
 def reserve(hypervisor: Hypervisor, name: str, wanted: Sequence[Reservation], undo: Undo) -> None:
     """Have the networks keep the addresses for the VM ``name``; undone where a later step fails."""
+    from kvmctl.operations import reservations
+
     for reservation in wanted:
         with undo.step():
             made, new = reservations.reserve(
@@ -100,6 +107,8 @@ def reserve(hypervisor: Hypervisor, name: str, wanted: Sequence[Reservation], un
 
 
 def _release(hypervisor: Hypervisor, made: Reservation) -> Callable[[], object]:
+    from kvmctl.operations import reservations
+
     return lambda: reservations.release(hypervisor, made)
 
 
@@ -112,5 +121,7 @@ def publish(hypervisor: Hypervisor, domain: libvirt.virDomain, forwards: Sequenc
             for forward in forwards:
                 user_forwards.add(domain, forward)
             return
+        from kvmctl.operations import ports
+
         undo.add("take back the published ports", lambda: ports.unpublish_all(hypervisor, domain))
         ports.publish(hypervisor, domain, forwards)

@@ -2,7 +2,7 @@
 
 import uuid as uuids
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import libvirt
 
@@ -14,10 +14,11 @@ from kvmctl.model.metadata import OwnedVolume
 from kvmctl.model.units import human_size
 from kvmctl.operations import disk_sources, hypervisor_files, pools
 from kvmctl.operations.create_request import Request
-from kvmctl.operations.images import Image
-from kvmctl.operations.images import resolve as resolve_image
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.seed import Seed, hostname_for
+
+if TYPE_CHECKING:
+    from kvmctl.operations.images import Image
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class VolumePlan:
     volume: OwnedVolume
     format: str
     capacity_bytes: int
-    backing: Image | None = None
+    backing: "Image | None" = None
     upload: bytes | str | None = None
     mode: Literal["0600", "0644"] = "0600"
 
@@ -95,6 +96,8 @@ class Parts:
 
     def _root_over_image(self, more: list[media.DiskRequest]) -> None:
         assert self.request.image is not None
+        from kvmctl.operations.images import resolve as resolve_image
+
         image = resolve_image(self.hypervisor, self.request.image, self.progress, bring=self.bring)
         self.image = image
         root = more.pop(0) if more and isinstance(more[0], media.NewDisk) else media.NewDisk(image.virtual_size_bytes)
@@ -109,7 +112,7 @@ class Parts:
             raise UsageProblem("a disk over an image is copy-on-write, which raw cannot be", "leave out format=raw")
         self._new(root, boot=self.request.kernel is None, backing=image)
 
-    def _new(self, wanted: media.NewDisk, boot: bool, backing: Image | None = None) -> None:
+    def _new(self, wanted: media.NewDisk, boot: bool, backing: "Image | None" = None) -> None:
         format_ = wanted.format or "qcow2"
         number = sum(planned.volume.role == "disk" for planned in self.volumes)
         suffix = f"-{number}" if number else ""

@@ -22,8 +22,6 @@ from kvmctl.model.units import human_size
 from kvmctl.operations import claim, create_network, create_system
 from kvmctl.operations.create_parts import Parts, VolumePlan
 from kvmctl.operations.create_request import DEFAULT_MEMORY, DEFAULT_VCPUS, Request, check
-from kvmctl.operations.pci import choose
-from kvmctl.operations.pci_host import judge_host
 from kvmctl.operations.progress import Progress
 from kvmctl.preflight import osinfo, overcommit
 from kvmctl.preflight.accel import AccelChoice, choose_accel
@@ -198,6 +196,9 @@ def _pci(hypervisor: Hypervisor, request: Request) -> tuple[PciAddress, ...]:
     """The host's devices that were asked for. Raises what pci.choose() raises, and UsageProblem for too many."""
     if not request.pci:
         return ()
+    from kvmctl.operations.pci import choose
+    from kvmctl.operations.pci_host import judge_host
+
     devices = choose(judge_host(hypervisor), request.pci, request.name)
     check_count(0, len(devices))
     return tuple(device.address for device in devices)
