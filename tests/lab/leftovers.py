@@ -48,12 +48,16 @@ class World:
     def beyond(self, other: "World") -> list[str]:
         """What is here and was not in ``other``, for people to read.
 
-        The pool and the network ``default`` may have been made or started: they belong to the host.
+        The pool of images, and the pool and the network ``default``, may have been made or started: they belong to the host.
         """
         return [
             *(f"VM {name}" for name in sorted(self.domains - other.domains)),
             *(f"network {net}" for net, _ in sorted(self.networks - other.networks) if net != "default"),
-            *(f"pool {pool}" for pool, _ in sorted(self.pools - other.pools) if pool != "default"),
+            *(
+                f"pool {pool}"
+                for pool, _ in sorted(self.pools - other.pools)
+                if pool not in ("default", "kvmctl-images")
+            ),
             *(f"volume {name} of {pool}" for pool, name in sorted(self.volumes - other.volumes)),
             *(f"file {path}" for path in sorted(self.files - other.files)),
         ]

@@ -16,6 +16,11 @@ from tests.lab.moving import BRIDGE, Moving, Witness, define, disk, images, leav
 Define = Callable[..., Moving]
 
 
+# Guests on the move were seen to stop answering on a loaded machine, and why is not understood: until then these run
+# with the long matrices.
+pytestmark = pytest.mark.full
+
+
 @pytest.fixture(scope="module", autouse=True)
 def lans_given_back(lab: Lab) -> Iterator[None]:
     yield
@@ -298,7 +303,6 @@ def test_cpu_check_against_what_libvirt_does(make: Define, host_a: Host, host_b:
     assert verdict["level"] in ("ok", "refused")
 
 
-@pytest.mark.full
 def test_evacuate_moves_all_that_can_go(make: Define, host_a: Host, host_b: Host) -> None:
     """A running guest and one that is off go; one whose network is missing there stays, with the reason."""
     runs, off = make(), make(start=False)

@@ -7,7 +7,8 @@ import pytest
 from tests.lab.passthrough_host import PassthroughHost
 
 # One boot serves all of them, in this order; with pytest-xdist they stay on one worker.
-pytestmark = pytest.mark.xdist_group("passthrough")
+# Minutes of emulation within emulation: with the long matrices, so that the everyday run stays an everyday one.
+pytestmark = [pytest.mark.xdist_group("passthrough"), pytest.mark.full]
 
 PAIR = {"0000:01:01.0": "52:54:00:aa:01:01", "0000:01:02.0": "52:54:00:aa:01:02"}
 
