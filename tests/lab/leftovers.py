@@ -48,7 +48,7 @@ class World:
     def beyond(self, other: "World") -> list[str]:
         """What is here and was not in ``other``, for people to read.
 
-        The pool of images, and the pool and the network ``default``, may have been made or started: they belong to the host.
+        Pools that kvmctl makes, and the network ``default``, may have been made or started: they belong to the host.
         """
         return [
             *(f"VM {name}" for name in sorted(self.domains - other.domains)),
