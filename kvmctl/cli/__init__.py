@@ -55,7 +55,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "migrate": (
         "State and copies",
         "migrate",
-        "Move a VM to another host while it runs, with a pause of 30 ms or less.",
+        "Move a VM to another host while it runs, and say how long it paused.",
     ),
     "net": ("Networks", "net", "Make and manage networks: NAT, routed, isolated, open, bridge, macvtap."),
     "nic": ("Networks", "nic", "List, plug in and pull out a VM's network cards."),
