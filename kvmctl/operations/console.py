@@ -116,7 +116,8 @@ def _raw(keys: int) -> Iterator[None]:
         return
     before = termios.tcgetattr(keys)
     try:
-        tty.setraw(keys)
+        # Not with tty's own TCSAFLUSH: what was typed already is meant for the guest.
+        tty.setraw(keys, termios.TCSADRAIN)
         yield
     finally:
         termios.tcsetattr(keys, termios.TCSADRAIN, before)
