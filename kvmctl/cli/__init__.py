@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "suspend": ("Virtual machines", "lifecycle", "Pause VMs: they keep their memory and use no CPU."),
     "resume": ("Virtual machines", "lifecycle", "Let paused VMs run on, or wake sleeping ones."),
     "clone": ("State and copies", "clone", "Copy a VM, running or not: linked (copy-on-write) unless --full."),
-    "undo": ("State and copies", "undo", "Take back the last 'snapshot revert', 'set' or 'edit' of a VM."),
+    "undo": ("State and copies", "undo", "Take back the last change of a VM's disks or definition."),
     "define": ("Virtual machines", "definition", "Define a VM from XML, or change the one it names."),
     "dumpxml": ("Virtual machines", "definition", "Print a VM's XML."),
     "edit": ("Virtual machines", "definition", "Edit a VM's XML in $VISUAL or $EDITOR."),

@@ -3,18 +3,21 @@
 import click
 
 from kvmctl.cli import output
-from kvmctl.cli.options import App, complete_vms, dry_run, everywhere
+from kvmctl.cli.options import App, complete_vms, confirmed, dry_run, everywhere
 
 
 @click.command()
 @click.argument("vm", metavar="VM", shell_complete=complete_vms)
+@confirmed
 @dry_run
 @everywhere
 @click.pass_obj
 def undo(app: App, vm: str, dry_run: bool) -> None:
-    """Take back the last 'snapshot revert', 'set' or 'edit' of a VM.
+    """Take back the last change of a VM's disks or definition.
 
-    It says first what it undoes. Undone twice, it is done again.
+    That is the last 'snapshot revert', 'set', 'edit', 'define', 'nic', 'disk', 'pci' or 'usb' command that
+    changed something. It says first what it undoes. Cards and disks are plugged into a running guest and pulled
+    out of it at once; what else is in the definition counts from its next start on. Undone twice, it is done again.
 
     \b
     Examples:
@@ -29,6 +32,10 @@ def undo(app: App, vm: str, dry_run: bool) -> None:
         output.show_one(app, plan.as_dict(changed=False), lambda: f"would be {plan.sentence()}")
         return
     output.info(app, plan.sentence())
+    if plan.changed_since:
+        output.confirm(
+            app, f"{plan.vm} was changed since then by something else, which is taken back with it. Undo both?"
+        )
     with output.progress(app) as progress:
         row = undoing.run(hypervisor, plan, progress)
     output.show_one(app, row, lambda: output.plain(f"{row['name']}: undid '{row['command']}'"))

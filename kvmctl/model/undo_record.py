@@ -13,13 +13,14 @@ class UndoRecord:
     """``command`` as the user typed it, ``at`` ISO 8601; and what leads back.
 
     Either ``snapshot`` (the moment before it was kept in the slot of 'snapshot revert') or ``definition``, the
-    ``<domain>`` as it was defined before.
+    ``<domain>`` as it was defined before. ``after`` is the fingerprint (see comparison) of what the command made of it.
     """
 
     command: str
     at: str
     snapshot: bool = False
     definition: str | None = None
+    after: str | None = None
 
 
 def read(metadata: Metadata) -> UndoRecord | None:
@@ -32,7 +33,8 @@ def read(metadata: Metadata) -> UndoRecord | None:
         snapshot = element.get("snapshot") == "yes"
         if definition is None and not snapshot:
             return None
-        return UndoRecord(element.get("command", "?"), element.get("at", "?"), snapshot, definition)
+        command, at = element.get("command", "?"), element.get("at", "?")
+        return UndoRecord(command, at, snapshot, definition, element.get("after"))
     return None
 
 
@@ -46,6 +48,8 @@ def put(metadata: Metadata, record: UndoRecord | None) -> Metadata:
     element.set("at", record.at)
     if record.snapshot:
         element.set("snapshot", "yes")
+    if record.after is not None:
+        element.set("after", record.after)
     element.text = record.definition
     return replace(metadata, extra=(*others, xml.raw(element)))
 

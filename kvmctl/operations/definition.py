@@ -13,7 +13,7 @@ from kvmctl.model import metadata, xml
 from kvmctl.model.comparison import comparable
 from kvmctl.model.names import harmless
 from kvmctl.model.state import ACTIVE
-from kvmctl.operations import undoing
+from kvmctl.operations.kept_definition import definition_kept
 from kvmctl.operations.lifecycle import state_of
 from kvmctl.operations.progress import Progress
 
@@ -114,7 +114,7 @@ def define(
     """
     with contextlib.ExitStack() as stack:
         if found.domain is not None:
-            stack.enter_context(undoing.definition_kept(found.domain, f"define {found.name}"))
+            stack.enter_context(definition_kept(found.domain, f"define {found.name}"))
         domain = _define(hypervisor, found.text, validate, progress or Progress())
     with translated(hypervisor.uri):
         changed = found.before is None or comparable(domain.XMLDesc(_DEFINED)) != comparable(found.before)

@@ -14,6 +14,7 @@ from kvmctl.model.metadata import OwnedVolume
 from kvmctl.operations import disk_sources, hypervisor_files, metadata, pools
 from kvmctl.operations.affect import Affect, affect
 from kvmctl.operations.disks import disks_of, source_of
+from kvmctl.operations.kept_definition import definition_kept
 from kvmctl.operations.pci_host import definitions
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.undo import Undo
@@ -122,7 +123,8 @@ def run(
     """Change what is in the drive. ``force`` opens it though the guest has locked it."""
     if change.path == change.before:
         return change.row()
-    with Undo() as undo:
+    verb = "eject" if change.path is None else "insert"
+    with definition_kept(change.domain, f"disk {verb} {change.name}"), Undo() as undo:
         if change.upload is not None and change.volume is not None:
             _send(hypervisor, change, change.upload, change.volume, undo, progress)
         live, saved = definitions(change.domain)

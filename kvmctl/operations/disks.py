@@ -13,6 +13,7 @@ from kvmctl.model import xml
 from kvmctl.model.metadata import OwnedVolume
 from kvmctl.operations import disk_secret, disk_sources, metadata, pools
 from kvmctl.operations.affect import Affect, affect
+from kvmctl.operations.kept_definition import definition_kept
 from kvmctl.operations.pci import free_root_ports
 from kvmctl.operations.pci_host import definitions
 from kvmctl.operations.progress import Progress
@@ -214,7 +215,7 @@ def _new_volume(
 
 def run_attach(hypervisor: Hypervisor, plan: Attach) -> dict[str, Any]:
     """Make the volume where there is one to make, and plug the disk in; where a step fails nothing is left."""
-    with Undo() as undo:
+    with definition_kept(plan.domain, f"disk attach {plan.name} {plan.target}"), Undo() as undo:
         if plan.volume is not None and plan.volume_xml is not None:
             if plan.passphrase is not None:
                 _encrypt(hypervisor, plan, plan.volume, plan.volume_xml, plan.passphrase, undo)
@@ -393,7 +394,7 @@ def run_detach(
     if plan.live is not None:
         progress.step(f"waiting for {plan.name} to let go of {plan.target}")
         _unplug(hypervisor, plan, plan.live, timeout)
-    with translated(hypervisor.uri):
+    with translated(hypervisor.uri), definition_kept(plan.domain, f"disk detach {plan.name} {plan.target}"):
         if plan.saved is not None:
             plan.domain.detachDeviceFlags(plan.saved, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
         deleted = False

@@ -13,6 +13,7 @@ from kvmctl.model import xml
 from kvmctl.model.domain_view import view
 from kvmctl.model.nic import NetworkNic, Nic, check_mac, to_element
 from kvmctl.operations import addresses, metadata, networks, reservations
+from kvmctl.operations.kept_definition import definition_kept
 from kvmctl.operations.undo import Undo
 from kvmctl.preflight import cards as all_cards
 from kvmctl.preflight import nics as preflight
@@ -110,7 +111,8 @@ def attach(hypervisor: Hypervisor, plan: Attachment) -> dict[str, Any]:
     """Plug the card in, with its reservation; where a step fails, nothing of it is left. Returns its row."""
     nic, domain = plan.nic, plan.domain
     assert nic.mac is not None
-    with translated(hypervisor.uri), Undo() as undo:
+    kept = definition_kept(domain, f"nic attach {plan.vm} {nic.mac}")
+    with translated(hypervisor.uri), kept, Undo() as undo:
         if nic.ip is not None and isinstance(nic, NetworkNic):
             _reserve(hypervisor, plan, nic, undo)
         undo.add(f"pull the card {nic.mac} out again", lambda: _pull(domain, nic.mac or "", plan.flags))
@@ -170,7 +172,7 @@ def detach(hypervisor: Hypervisor, vm: str, mac: str, *, live: bool, config: boo
     """
     mac = check_mac(mac)
     domain = hypervisor.find(vm)
-    with translated(hypervisor.uri):
+    with translated(hypervisor.uri), definition_kept(domain, f"nic detach {domain.name()} {mac}"):
         flags = which(domain, live=live, config=config)
         there = [flag for flag in (LIVE, CONFIG) if flags & flag and _all(_tree(domain, _xml_flags(flag)), mac)]
         if not there:
@@ -217,7 +219,8 @@ def link(hypervisor: Hypervisor, vm: str, mac: str, *, up: bool, live: bool, con
     mac = check_mac(mac)
     domain = hypervisor.find(vm)
     changed = False
-    with translated(hypervisor.uri), Undo() as undo:
+    kept = definition_kept(domain, f"nic link {domain.name()} {mac} {'up' if up else 'down'}")
+    with translated(hypervisor.uri), kept, Undo() as undo:
         flags = which(domain, live=live, config=config)
         seen = False
         for flag in (LIVE, CONFIG):

@@ -14,6 +14,7 @@ from kvmctl.model import xml
 from kvmctl.model.host_pci import HostPci
 from kvmctl.model.pci import PciAddress, PciSelector, check_count, hostdev_element, hostdev_elements, hostdevs
 from kvmctl.operations.affect import Affect, affect
+from kvmctl.operations.kept_definition import definition_kept
 from kvmctl.operations.pci_host import definitions, judge_host
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.undo import Undo
@@ -238,7 +239,8 @@ def _memory_warning(domain: xml.Element, name: str) -> list[str]:
 
 def run_attach(hypervisor: Hypervisor, plan: Attach) -> dict[str, Any]:
     """Add the devices, all or none."""
-    with Undo() as undo:
+    told = " ".join(str(device.address) for device in plan.devices)
+    with definition_kept(plan.domain, f"pci attach {plan.name} {told}"), Undo() as undo:
         for device in plan.devices:
             element = xml.raw(hostdev_element(device.address))
             try:
@@ -348,13 +350,14 @@ def run_detach(
     Raises TimedOut where the guest does not let go; the saved definition is changed only after it did.
     """
     progress = progress or Progress()
-    for address, (live, saved) in zip(plan.devices, plan.elements, strict=True):
-        if live is not None:
-            progress.step(f"waiting for {plan.name} to let go of {address}")
-            _unplug(hypervisor, plan, address, live, timeout)
-        if saved is not None:
-            with translated(hypervisor.uri):
-                plan.domain.detachDeviceFlags(saved, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+    with definition_kept(plan.domain, f"pci detach {plan.name} {' '.join(map(str, plan.devices))}"):
+        for address, (live, saved) in zip(plan.devices, plan.elements, strict=True):
+            if live is not None:
+                progress.step(f"waiting for {plan.name} to let go of {address}")
+                _unplug(hypervisor, plan, address, live, timeout)
+            if saved is not None:
+                with translated(hypervisor.uri):
+                    plan.domain.detachDeviceFlags(saved, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
     judge = judge_host(hypervisor)
     drivers = {str(a): judge.devices[a].driver if a in judge.devices else None for a in plan.devices}
     return {**plan.row(), "drivers": drivers}

@@ -18,7 +18,8 @@ from kvmctl.model.domain_view import DomainView
 from kvmctl.model.names import harmless
 from kvmctl.model.state import ACTIVE
 from kvmctl.model.units import human_size
-from kvmctl.operations import settings_tuning, undoing
+from kvmctl.operations import settings_tuning
+from kvmctl.operations.kept_definition import definition_kept
 from kvmctl.operations.lifecycle import state_of
 from kvmctl.operations.settings_tuning import Tuning
 from kvmctl.operations.undo import Undo
@@ -126,7 +127,7 @@ def run(hypervisor: Hypervisor, found: Plan) -> dict[str, Any]:
     ``vcpus`` and ``memory_bytes`` are the running VM's where it runs and was meant, else the definition's.
     ``warnings`` says what a guest has not followed yet.
     """
-    with translated(hypervisor.uri), undoing.definition_kept(found.domain, f"set {found.name}"), Undo() as undo:
+    with translated(hypervisor.uri), definition_kept(found.domain, f"set {found.name}"), Undo() as undo:
         for change in found.changes:
             change.make()
             undo.add(change.what, change.undo)

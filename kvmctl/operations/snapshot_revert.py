@@ -14,7 +14,7 @@ from kvmctl.model import undo_record, xml
 from kvmctl.model.metadata import Metadata
 from kvmctl.model.snapshot import Snapshot
 from kvmctl.model.undo_record import UndoRecord
-from kvmctl.operations import metadata, ports, snapshot_create, snapshot_delete, snapshots
+from kvmctl.operations import metadata, snapshot_create, snapshot_delete, snapshots
 from kvmctl.operations.abortable import abortable
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.snapshots import written_files
@@ -159,9 +159,13 @@ def run(
         undo.keep()
     with translated(hypervisor.uri):
         _put_back_metadata(domain, plan_.remembered)
-        # QEMU was started anew and has none of the forwards that were added to the old one.
-        for failure in ports.reapply(hypervisor, domain):
-            progress.warn(failure)
+        if plan_.remembered.forwards:
+            # QEMU was started anew and has none of the forwards that were added to the old one. Imported late: the
+            # firewall and the networks come along.
+            from kvmctl.operations import ports
+
+            for failure in ports.reapply(hypervisor, domain):
+                progress.warn(failure)
         if plan_.target.name in plan_.old_slots:
             # The slot was the way back and has been taken: from now on it holds what was left just now.
             snapshot_delete.delete_one(hypervisor, domain, snapshots.one(domain, plan_.target.name))

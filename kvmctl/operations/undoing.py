@@ -1,106 +1,176 @@
 """Back to just before the last command that changed a VM's disks or definition."""
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import libvirt
 
 from kvmctl.connection import Hypervisor, translated
-from kvmctl.errors import Conflict
+from kvmctl.errors import Conflict, Refused
+from kvmctl.model import clone as copies
 from kvmctl.model import undo_record, xml
-from kvmctl.model.comparison import comparable
-from kvmctl.model.metadata import from_domain, put
+from kvmctl.model.comparison import fingerprint
+from kvmctl.model.metadata import Metadata, Reservation, from_domain, put
 from kvmctl.model.snapshot import SLOT
 from kvmctl.model.undo_record import UndoRecord
-from kvmctl.operations import metadata, snapshot_revert, snapshots
+from kvmctl.operations import metadata, reservations, snapshot_revert, snapshots, undo_devices
+from kvmctl.operations.kept_definition import DEFINED, now
 from kvmctl.operations.progress import Progress
-
-_DEFINED = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-@contextlib.contextmanager
-def definition_kept(domain: libvirt.virDomain, command: str) -> Iterator[None]:
-    """Within it ``domain`` is changed by ``command``; afterwards its definition from before can be brought back.
-
-    Nothing is kept where nothing changed, the change failed, or the domain is transient.
-    """
-    if not domain.isPersistent():
-        yield
-        return
-    before = undo_record.without(domain.XMLDesc(_DEFINED))
-    yield
-    if comparable(domain.XMLDesc(_DEFINED)) != comparable(before):
-        record = UndoRecord(command, _now(), definition=before)
-        metadata.write(domain, undo_record.put(metadata.read(domain), record))
+from kvmctl.operations.undo import Undo
+from kvmctl.operations.undo_devices import Devices
+from kvmctl.preflight import dependents
+from kvmctl.preflight.snapshots import disks_of
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What would be undone; ``revert`` goes back to the slot, ``definition`` is defined again."""
+    """What would be undone: ``revert`` goes back to the slot, or ``definition`` is defined again.
+
+    ``devices`` follow in the running guest. ``changed_since``: the definition is not what the command left, so that
+    something else is taken back with it.
+    """
 
     vm: str
     record: UndoRecord
     revert: snapshot_revert.Plan | None
+    definition: xml.Element | None
+    devices: Devices
     running: bool
+    changed_since: bool
 
     def sentence(self) -> str:
         """What undoing means, before it is done."""
-        what = (
-            f"the disks, memory and definition go back to the moment kept as {SLOT}"
-            if self.revert is not None
-            else "its definition from before is brought back" + (", from the next start on" if self.running else "")
-        )
+        if self.revert is not None:
+            what = f"the disks, memory and definition go back to the moment kept as {SLOT}"
+        else:
+            told = self.devices.words()
+            what = "its definition from before is brought back"
+            if told:
+                what += f", and {told}"
+            elif self.running:
+                what += ", from the next start on"
         return f"undoing '{self.record.command}' of {self.record.at} on {self.vm}: {what}"
 
     def as_dict(self, *, changed: bool) -> dict[str, Any]:
-        """``{name, command, at, kind, changed}``; ``kind`` is ``snapshot`` or ``definition``."""
+        """``{name, command, at, kind, changed_since, changed}``; ``kind`` is ``snapshot`` or ``definition``."""
         return {
             "name": self.vm,
             "command": self.record.command,
             "at": self.record.at,
             "kind": "snapshot" if self.revert is not None else "definition",
+            "changed_since": self.changed_since,
             "changed": changed,
         }
 
 
 def plan(hypervisor: Hypervisor, vm: str) -> Plan:
-    """What the last change was. Raises Conflict where nothing is kept that leads back before it."""
+    """What the last change was. Raises Conflict where nothing is kept that leads back before it, Refused where a
+    disk of the definition from before is gone.
+    """
     domain = hypervisor.find(vm)
     with translated(hypervisor.uri):
         name = domain.name()
         record = undo_record.read(metadata.read(domain))
         slot = any(s.shown_name == SLOT for s in snapshots.load(domain))
         running = bool(domain.isActive())
-    if record is None or (record.snapshot and not slot):
+        defined = domain.XMLDesc(DEFINED) if domain.isPersistent() else None
+    if record is None or defined is None or (record.snapshot and not slot):
         raise Conflict(
             f"nothing is kept that leads back before the last change of {name}",
             f"'kvmctl snapshot list {name}' shows the moments there are",
         )
-    revert = snapshot_revert.plan(hypervisor, vm, SLOT) if record.snapshot else None
-    return Plan(name, record, revert, running)
+    if record.definition is None:
+        return Plan(name, record, snapshot_revert.plan(hypervisor, vm, SLOT), None, Devices(), running, False)
+    tree = _definition(hypervisor, record.definition, xml.parse(defined, "domain"))
+    devices = Devices()
+    if running:
+        with translated(hypervisor.uri):
+            live = xml.parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE), "domain")
+        devices = undo_devices.following(live, xml.parse(defined, "domain"), tree)
+    changed_since = record.after is not None and record.after != fingerprint(defined)
+    return Plan(name, record, None, tree, devices, running, changed_since)
+
+
+def _definition(hypervisor: Hypervisor, text: str, present: xml.Element) -> xml.Element:
+    """The definition from before, with what belongs to now: the VM's name, and the overlays that its disks are on."""
+    tree = xml.parse(text, "saved definition", "domain")
+    name = tree.find("name")
+    assert name is not None
+    name.text = present.findtext("name")
+    stand = {disk.target: disk for disk in disks_of(present)}
+    moved: dict[str, tuple[str, str]] = {}
+    for disk in disks_of(tree):
+        if disk.path is None:
+            continue
+        here = stand.get(disk.target)
+        # A clone or a snapshot has frozen the file since: writing to it would change it under them.
+        if here is not None and here.path is not None and disk.path in dependents.chain(hypervisor, here.path)[1:]:
+            moved[disk.target] = (here.path, here.format)
+        elif dependents.is_missing(hypervisor, disk.path):
+            raise Refused(
+                f"the disk {disk.target} of the definition from before, {disk.path}, is no longer there",
+                "that change cannot be undone",
+            )
+    copies.set_disks(tree, moved)
+    return tree
 
 
 def run(hypervisor: Hypervisor, found: Plan, progress: Progress | None = None) -> dict[str, Any]:
-    """Undo it. What was undone can itself be undone."""
+    """Undo it. What was undone can itself be undone. If a step fails, all is as it was before."""
+    progress = progress or Progress()
     domain = hypervisor.find(found.vm)
     if found.revert is not None:
         snapshot_revert.run(hypervisor, found.revert, progress, command=f"undo {found.vm}")
         return found.as_dict(changed=True)
-    assert found.record.definition is not None
-    with translated(hypervisor.uri):
-        before = domain.XMLDesc(_DEFINED)
-        tree = xml.parse(found.record.definition, "saved definition", "domain")
-        # What kvmctl must know to clean up is of now, whatever the definition was then.
-        then, now = from_domain(tree), metadata.read(domain)
-        volumes = tuple(dict.fromkeys([*now.volumes, *then.volumes]))
-        redo = UndoRecord(f"undo {found.vm}", _now(), definition=undo_record.without(before))
-        put(tree, undo_record.put(replace(then, volumes=volumes, forwards=now.forwards), redo))
+    assert found.definition is not None
+    with translated(hypervisor.uri), Undo() as undo:
+        before = domain.XMLDesc(DEFINED)
+        undo_devices.follow(domain, found.devices, undo, progress)
+        # What kvmctl must know to clean up and to protect is of now, whatever the definition was then.
+        remembered = _remembered(found.definition, metadata.read(domain))
+        remembered = _reservations(hypervisor, from_domain(found.definition), remembered, found, undo)
+        tree = xml.parse(xml.raw(found.definition), "domain")
+        put(tree, undo_record.put(remembered, None))
+        undo.add(f"the definition of {found.vm}", lambda: hypervisor.conn.defineXML(before))
         hypervisor.conn.defineXML(xml.raw(tree))
+        after = fingerprint(domain.XMLDesc(DEFINED))
+        redo = UndoRecord(f"undo {found.vm}", now(), definition=undo_record.without(before), after=after)
+        metadata.write(domain, undo_record.put(remembered, redo))
+        undo.keep()
     return found.as_dict(changed=True)
+
+
+def _remembered(then: xml.Element, present: Metadata) -> Metadata:
+    """What is remembered now, and the volumes of kvmctl's that the VM gets back."""
+    known = {(volume.pool, volume.name) for volume in present.volumes}
+    paths = {disk.path for disk in disks_of(then)}
+    again = [v for v in from_domain(then).volumes if v.path in paths and (v.pool, v.name) not in known]
+    return replace(present, volumes=(*present.volumes, *again))
+
+
+def _reservations(hypervisor: Hypervisor, then: Metadata, remembered: Metadata, found: Plan, undo: Undo) -> Metadata:
+    """Give back the addresses kept for cards that go, and have those kept again whose cards come back."""
+    assert found.definition is not None
+    cards = set(copies.macs_of(found.definition))
+    gone = [r for r in remembered.reservations if r.mac is not None and r.mac.lower() not in cards]
+    again = [r for r in then.reservations if r not in remembered.reservations and (r.mac or "").lower() in cards]
+    for reservation in gone:
+        if reservations.release(hypervisor, reservation):
+            undo.add(f"keep {reservation.ip} again", _keeper(hypervisor, reservation, found.vm))
+    for reservation in again:
+        assert reservation.mac is not None
+        _, new = reservations.reserve(hypervisor, reservation.network, reservation.mac, reservation.ip, found.vm)
+        if new:
+            undo.add(f"give {reservation.ip} back", _releaser(hypervisor, reservation))
+    kept = [r for r in remembered.reservations if r not in gone]
+    return replace(remembered, reservations=(*kept, *again))
+
+
+def _keeper(hypervisor: Hypervisor, reservation: Reservation, vm: str) -> Callable[[], object]:
+    mac = reservation.mac or ""
+    return lambda: reservations.reserve(hypervisor, reservation.network, mac, reservation.ip, vm)
+
+
+def _releaser(hypervisor: Hypervisor, reservation: Reservation) -> Callable[[], object]:
+    return lambda: reservations.release(hypervisor, reservation)

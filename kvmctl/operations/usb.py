@@ -13,6 +13,7 @@ from kvmctl.model import usb, xml
 from kvmctl.model.names import harmless
 from kvmctl.model.usb import UsbDevice, UsbSelector
 from kvmctl.operations.affect import Affect, affect
+from kvmctl.operations.kept_definition import definition_kept
 from kvmctl.operations.pci_host import definitions
 
 # The Linux Foundation's vendor id: the root hubs that the kernel itself is.
@@ -167,7 +168,8 @@ def run_attach(hypervisor: Hypervisor, plan: Plan) -> dict[str, Any]:
     flags = libvirt.VIR_DOMAIN_AFFECT_LIVE if plan.live else 0
     flags |= libvirt.VIR_DOMAIN_AFFECT_CONFIG if plan.saved else 0
     if flags:
-        with translated(hypervisor.uri):
+        kept = definition_kept(plan.domain, f"usb attach {plan.name} {plan.device}")
+        with translated(hypervisor.uri), kept:
             plan.domain.attachDeviceFlags(plan.xml(), flags)
             live, _saved = definitions(plan.domain)
         if plan.live and not any(_same(element, plan) for element in usb.hostdevs(live)):
@@ -209,7 +211,7 @@ def plan_detach(
 
 def run_detach(hypervisor: Hypervisor, plan: Plan, timeout: float) -> dict[str, Any]:
     """Take it out; the saved definition follows when the running guest is rid of it. Raises TimedOut."""
-    with translated(hypervisor.uri):
+    with translated(hypervisor.uri), definition_kept(plan.domain, f"usb detach {plan.name} {plan.device}"):
         if plan.live is not None:
             count = len(usb.hostdevs(definitions(plan.domain)[0]))
             plan.domain.detachDeviceFlags(plan.live, libvirt.VIR_DOMAIN_AFFECT_LIVE)

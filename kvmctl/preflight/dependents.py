@@ -1,8 +1,8 @@
 """Who stands on a disk: the volumes that are copy-on-write copies of it, and the VMs that use those or itself."""
 
 import contextlib
+import posixpath
 from collections.abc import Iterable
-from pathlib import PurePosixPath
 
 import libvirt
 
@@ -106,7 +106,8 @@ def pool_of(hypervisor: Hypervisor, path: str) -> libvirt.virStoragePool | None:
     for pool in hypervisor.conn.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
         with contextlib.suppress(libvirt.libvirtError):
             target = xml.parse(pool.XMLDesc(0), "storage pool").findtext("target/path")
-            if target and PurePosixPath(target) == PurePosixPath(path).parent:
+            # Not by pathlib: every snapshot would pay for its import.
+            if target and posixpath.normpath(target) == posixpath.normpath(posixpath.dirname(path)):
                 return pool
     return None
 

@@ -1,0 +1,115 @@
+"""undo on real guests: cards and disks that come and go, in the guest itself too."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.lab import images
+from tests.lab.hosts import Host
+from tests.lab.test_snapshots import Open, create
+
+
+def _disks(host: Host, vm: str) -> dict[str, dict[str, Any]]:
+    return {row["target"]: row for row in host.kvmctl("disk", "list", vm, "-o", "json").json()}
+
+
+def _cards(host: Host, vm: str) -> dict[str, dict[str, Any]]:
+    return {row["mac"]: row for row in host.kvmctl("nic", "list", vm, "-o", "json").json()}
+
+
+def _reserved(host: Host, mac: str) -> bool:
+    return mac in host.conn.networkLookupByName("default").XMLDesc(0)
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_cards_and_disks_of_a_running_guest_go_and_come_again(
+    host_a: Host, tiny: images.Tiny, console: Open, vm_name: Callable[[str], str]
+) -> None:
+    vm = vm_name("undo")
+    host_a.start_default_network()
+    create(host_a, tiny, vm)
+    guest = console(host_a, vm).ready()
+
+    def undo(command: str) -> None:
+        told = host_a.kvmctl("undo", vm, "-o", "json")
+        assert told.json()["command"] == f"{command}"
+        assert f"undoing '{command}'" in told.stderr
+
+    new = host_a.kvmctl("disk", "attach", vm, "8M", "-o", "json").json()
+    guest.run("until [ -b /sys/block/vdb ] || [ -e /sys/block/vdb ]; do sleep 0.1; done")
+    guest.run("echo kept | dd of=/dev/vdb conv=fsync 2>/dev/null")
+    undo(f"disk attach {vm} vdb")
+    assert set(_disks(host_a, vm)) == {"vda"}
+    guest.run("while [ -e /sys/block/vdb ]; do sleep 0.1; done")
+    # Its data stays, and comes back with it.
+    assert new["source"] in host_a.files()
+    undo(f"undo {vm}")
+    guest.run("until [ -e /sys/block/vdb ]; do sleep 0.1; done")
+    assert guest.run("head -n 1 /dev/vdb") == "kept"
+    host_a.kvmctl("disk", "detach", vm, "vdb")
+    undo(f"disk detach {vm} vdb")
+    row = _disks(host_a, vm)["vdb"]
+    assert (row["source"], row["live"], row["saved"]) == (new["source"], True, True)
+
+    address = f"{host_a.subnet}.77"
+    mac = host_a.kvmctl("nic", "attach", vm, f"nat,ip={address}", "-o", "json").json()["mac"]
+    guest.run(f"until grep -q {mac} /sys/class/net/*/address; do sleep 0.1; done")
+    undo(f"nic attach {vm} {mac}")
+    assert (_cards(host_a, vm), _reserved(host_a, mac)) == ({}, False)
+    guest.run(f"while grep -q {mac} /sys/class/net/*/address; do sleep 0.1; done")
+    undo(f"undo {vm}")
+    row = _cards(host_a, vm)[mac]
+    assert (row["reserved"], row["live"], row["saved"]) == (address, True, True)
+    host_a.kvmctl("nic", "detach", vm, mac)
+    assert not _reserved(host_a, mac)
+    undo(f"nic detach {vm} {mac}")
+    assert _cards(host_a, vm)[mac]["reserved"] == address
+    guest.run(f"until grep -q {mac} /sys/class/net/*/address; do sleep 0.1; done")
+    guest.close()
+    # The volume is the VM's own again, and goes with it; so does the address.
+    assert new["source"] in host_a.kvmctl("delete", vm, "-y", "-o", "json").json()["deleted"]
+    assert not _reserved(host_a, mac)
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_undo_takes_nothing_back_that_it_did_not_name(
+    host_a: Host, tiny: images.Tiny, vm_name: Callable[[str], str]
+) -> None:
+    vm, copy = vm_name("undo"), vm_name("copy")
+    create(host_a, tiny, vm, "--no-start")
+
+    def info() -> dict[str, Any]:
+        found = host_a.kvmctl("info", vm, "-o", "json").json()
+        assert isinstance(found, dict)
+        return found
+
+    memory = info()["memory_bytes"]
+    # A clone has frozen the disk since: going back must not let the source write under it.
+    host_a.kvmctl("set", vm, "--memory", "192M")
+    host_a.kvmctl("clone", vm, copy)
+    overlay = info()["disks"][0]["source"]
+    host_a.kvmctl("protect", vm)
+    host_a.kvmctl("undo", vm)
+    assert (info()["memory_bytes"], info()["disks"][0]["source"], info()["protected"]) == (memory, overlay, True)
+    host_a.kvmctl("unprotect", vm)
+
+    # Changed by virsh since: only with --yes, for that goes too.
+    host_a.kvmctl("set", vm, "--title", "mine")
+    host_a.virsh("setvcpus", vm, "1", "--config")
+    host_a.virsh("desc", vm, "--config", "--title", "theirs")
+    refused = host_a.kvmctl("undo", vm, check=False)
+    assert (refused.returncode, info()["title"]) == (2, "theirs")
+    assert "--yes" in refused.stderr
+    host_a.kvmctl("undo", vm, "--yes")
+    assert info()["title"] is None
+
+    # What is deleted cannot come back, and nothing else is touched for trying.
+    host_a.kvmctl("disk", "attach", vm, "8M")
+    host_a.kvmctl("disk", "detach", vm, "vdb", "--delete", "-y")
+    before = host_a.kvmctl("dumpxml", vm).stdout
+    gone = host_a.kvmctl("undo", vm, "-o", "json", check=False)
+    assert (gone.returncode, gone.error()["code"]) == (7, "refused")
+    assert "no longer there" in gone.error()["message"]
+    assert host_a.kvmctl("dumpxml", vm).stdout == before
+    host_a.kvmctl("delete", vm, copy, "-y")
