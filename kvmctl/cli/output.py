@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from kvmctl.cli.app import OUTPUTS, App
 from kvmctl.errors import KvmctlError, UsageProblem
@@ -22,14 +22,23 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 
-class Column(NamedTuple):
+class Column:
     """One column of a table: the key in the row, its heading, how a value reads, whether only ``wide`` has it."""
 
-    key: str
-    heading: str
-    read: Callable[[Any], str] | None = None
-    wide: bool = False
-    right: bool = False
+    # Neither a dataclass nor a named tuple: every list would pay for making the class.
+    def __init__(
+        self,
+        key: str,
+        heading: str,
+        read: Callable[[Any], str] | None = None,
+        wide: bool = False,
+        right: bool = False,
+    ) -> None:
+        self.key = key
+        self.heading = heading
+        self.read = read
+        self.wide = wide
+        self.right = right
 
     def cell(self, row: Row) -> str:
         """What stands in ``row``'s cell; ``-`` where the value is not known."""
@@ -37,6 +46,23 @@ class Column(NamedTuple):
         if self.read is not None:
             return harmless(self.read(value))
         return plain(value)
+
+    def cells(self, rows: Sequence[Row]) -> list[str]:
+        """What stands in each of ``rows``. Of a thousand VMs most have the same state and memory."""
+        known: dict[Any, str] = {}
+        found = []
+        for row in rows:
+            value = row.get(self.key)
+            if value.__hash__ is None:
+                found.append(self.cell(row))
+                continue
+            # By type as well: True and 1 are equal and read differently.
+            same = (value.__class__, value)
+            text = known.get(same)
+            if text is None:
+                text = known[same] = self.cell(row)
+            found.append(text)
+        return found
 
 
 def plain(value: Any) -> str:
@@ -94,7 +120,7 @@ def show_list(
     _table(
         app,
         [column.heading for column in shown],
-        [[column.cell(row) for column in shown] for row in rows],
+        list(zip(*(column.cells(rows) for column in shown), strict=True)),
         [column.right for column in shown],
     )
 
@@ -243,24 +269,20 @@ def _write(text: str) -> None:
         sys.stdout.write(text.encode("ascii", "backslashreplace").decode("ascii"))
 
 
-def _table(app: App, headings: list[str], rows: list[list[str]], right: list[bool]) -> None:
+def _table(app: App, headings: list[str], rows: Sequence[Sequence[str]], right: list[bool]) -> None:
     if sys.stdout.isatty():
         _console(app, sys.stdout).print(_rich_table(headings, rows, right))
         return
-    widths = [max(len(row[index]) for row in [headings, *rows]) for index in range(len(headings))]
-    for row in [headings, *rows]:
-        cells = (
-            f"{cell:>{width}}" if to_right else f"{cell:<{width}}"
-            for cell, width, to_right in zip(row, widths, right, strict=True)
-        )
-        _write("  ".join(cells).rstrip() + "\n")
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    line = "  ".join(f"{{:{'>' if to_right else '<'}{width}}}" for width, to_right in zip(widths, right, strict=True))
+    _write("".join(line.format(*row).rstrip() + "\n" for row in [headings, *rows]))
 
 
 # The longest value that is never broken over lines: a PCI address, a MAC, a state, an IPv4 address.
 SHORT = 17
 
 
-def _rich_table(headings: list[str], rows: list[list[str]], right: list[bool]) -> "Table":
+def _rich_table(headings: list[str], rows: Sequence[Sequence[str]], right: list[bool]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 

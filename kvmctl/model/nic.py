@@ -6,7 +6,6 @@ which would take rtl8139 and a MAC of its own).
 
 import ipaddress
 import re
-import secrets
 from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
@@ -204,6 +203,9 @@ def check_address(text: str) -> str:
 
 def random_mac() -> str:
     """A new MAC with QEMU's and libvirt's prefix 52:54:00; whether somebody has it already is not known here."""
+    # Imported late: mostly libvirt chooses the address.
+    import secrets
+
     return "52:54:00:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
 
 

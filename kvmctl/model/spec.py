@@ -6,7 +6,6 @@ Pure: no file is read here. What the spec does not say (None) is left as it is, 
 import posixpath
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from typing import Any
 
 from kvmctl.errors import KvmctlError, UsageProblem
@@ -79,6 +78,8 @@ def from_mapping(document: Mapping[Any, Any], where: str) -> Spec:
     values: dict[str, Any] = {}
     for key, value in document.items():
         if key not in KEYS:
+            from difflib import get_close_matches
+
             near = get_close_matches(str(key)[:60].lower().replace("-", "_"), KEYS, n=2)
             known = f"did you mean {' or '.join(near)}?" if near else f"keys are {', '.join(KEYS)}"
             raise UsageProblem(f"{where}: no key {str(key)[:60]!a}", known)

@@ -3,7 +3,6 @@
 ``G``, ``GiB`` and ``g`` are 2^30; ``GB`` is 10^9. Sizes are whole bytes, durations are seconds.
 """
 
-import math
 import re
 
 from kvmctl.errors import UsageProblem
@@ -46,10 +45,8 @@ def parse_size(text: str, bare: int = 1) -> int:
             factor = 1024 ** _POWERS[unit] if unit in _POWERS else None
         if factor is not None:
             # Not as a float: that loses the last bytes of a large size, and overflows on a huge one.
-            # Imported late: every list would pay for it.
-            from fractions import Fraction
-
-            size = math.floor(Fraction(number) * factor)
+            whole, _, decimals = number.partition(".")
+            size = int(whole + decimals) * factor // 10 ** len(decimals)
     if size is None:
         raise UsageProblem(f"{text[:60]!a} is not a size", "write it like 2G, 512MiB or 1.5GiB")
     if size <= 0 or size > LARGEST:

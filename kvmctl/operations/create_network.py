@@ -10,7 +10,6 @@ from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import UsageProblem
 from kvmctl.model import nic as wires
 from kvmctl.model.metadata import Forward, Reservation
-from kvmctl.operations import forwards as user_forwards
 from kvmctl.operations.undo import Undo
 from kvmctl.preflight import cards as all_cards
 from kvmctl.preflight import nics as preflight
@@ -116,6 +115,9 @@ def publish(hypervisor: Hypervisor, domain: libvirt.virDomain, forwards: Sequenc
     """Publish the running guest's ports, which its metadata holds already."""
     if not forwards:
         return
+    # Imported late: most guests publish nothing.
+    from kvmctl.operations import forwards as user_forwards
+
     with translated(hypervisor.uri):
         if user_forwards.user_netdev(domain) is not None:
             for forward in forwards:

@@ -23,7 +23,7 @@ from kvmctl.operations import claim, create_network, create_system
 from kvmctl.operations.create_parts import Parts, VolumePlan
 from kvmctl.operations.create_request import DEFAULT_MEMORY, DEFAULT_VCPUS, Request, check
 from kvmctl.operations.progress import Progress
-from kvmctl.preflight import osinfo, overcommit
+from kvmctl.preflight import overcommit
 from kvmctl.preflight.accel import AccelChoice, choose_accel
 
 
@@ -73,7 +73,12 @@ def plan(hypervisor: Hypervisor, request: Request, progress: Progress | None = N
     images first, where it stays for the next guest; without ``bring`` that is NotFound.
     """
     check(request)
-    system = osinfo.find(request.os) if request.os is not None else None
+    system = None
+    if request.os is not None:
+        # Imported late: only --os needs it.
+        from kvmctl.preflight import osinfo
+
+        system = osinfo.find(request.os)
     profile = request.profile or (system.profile if system is not None else "linux")
     leftover = claim.check_free(hypervisor, request.name)
     hardware, choice, capabilities = _hardware(hypervisor, request)

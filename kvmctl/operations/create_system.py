@@ -1,14 +1,17 @@
 """What the guest's operating system means for create: fitting models, and warnings where it gets too little."""
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from kvmctl.model import domain as domains
 from kvmctl.model.profile import Defaults, Profile, defaults
 from kvmctl.model.units import human_size
-from kvmctl.preflight import osinfo
+
+if TYPE_CHECKING:
+    from kvmctl.preflight.osinfo import OperatingSystem
 
 
-def suited(profile: Profile, hardware: domains.Hardware, system: osinfo.OperatingSystem | None) -> Defaults:
+def suited(profile: Profile, hardware: domains.Hardware, system: "OperatingSystem | None") -> Defaults:
     """What suits the guest: its profile's defaults, with what is known of the very system that it runs."""
     found = defaults(profile, hardware.arch, hardware.machine)
     if system is None:
@@ -23,7 +26,7 @@ def suited(profile: Profile, hardware: domains.Hardware, system: osinfo.Operatin
     )
 
 
-def too_little(spec: domains.DomainSpec, disks: list[int], system: osinfo.OperatingSystem | None) -> list[str]:
+def too_little(spec: domains.DomainSpec, disks: list[int], system: "OperatingSystem | None") -> list[str]:
     """Warnings where the guest gets less than its system's maker says it needs."""
     if system is None:
         return []

@@ -7,7 +7,6 @@ from kvmctl.errors import NotFound, Refused, UsageProblem
 from kvmctl.model import disk as media
 from kvmctl.model import xml
 from kvmctl.operations import hypervisor_files, pools
-from kvmctl.preflight import dependents
 
 # The sector at which an ISO 9660 file system says what it is, "CD001" after one byte (ECMA-119, 6.7.1 and
 # 8.4); a disc with UDF alone says "BEA01" there.
@@ -67,6 +66,8 @@ def refuse_shared(hypervisor: Hypervisor, path: str) -> None:
                         f"the disk {path[:200]!a} belongs to the VM {domain.name()}",
                         "clone that VM, or give ,readonly or ,shareable",
                     )
+        from kvmctl.preflight import dependents
+
         above = dependents.volumes_on(hypervisor, [path])
     if above:
         raise Refused(

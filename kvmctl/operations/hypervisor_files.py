@@ -3,7 +3,6 @@
 import contextlib
 import os
 import posixpath
-import secrets
 import stat
 import time
 from collections.abc import Iterator
@@ -100,7 +99,7 @@ def volume_at(hypervisor: Hypervisor, path: str) -> Iterator[libvirt.virStorageV
         yield pools.find_volume(pool, name)
         return
     holder = xml.new("pool", type_="dir")
-    xml.add(holder, "name", f"kvmctl-look-{secrets.token_hex(6)}")
+    xml.add(holder, "name", f"kvmctl-look-{os.urandom(6).hex()}")
     xml.add(xml.add(holder, "target"), "path", parent)
     try:
         momentary = conn.storagePoolCreateXML(xml.text(holder), 0)

@@ -29,12 +29,12 @@ def listing(
         flags |= libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
     with translated(hypervisor.uri):
         stats = hypervisor.conn.getAllDomainStats(wanted, flags)
-        autostarting = _uuids(hypervisor, libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART)
-        transient = _uuids(hypervisor, libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
+        autostarting = _names(hypervisor, libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART)
+        transient = _names(hypervisor, libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
     found = []
     for domain, values in stats:
-        uuid = domain.UUID()
-        found.append((domain, base(domain, values, uuid in autostarting, uuid not in transient)))
+        name = domain.name()
+        found.append((domain, base(domain, values, name in autostarting, name not in transient)))
     found.sort(key=lambda pair: pair[1]["name"])
     if patterns:
         found = _chosen(hypervisor, found, patterns)
@@ -46,8 +46,8 @@ def listing(
     return rows
 
 
-def _uuids(hypervisor: Hypervisor, flag: int) -> set[bytes]:
-    return {domain.UUID() for domain in hypervisor.conn.listAllDomains(flag)}
+def _names(hypervisor: Hypervisor, flag: int) -> set[str]:
+    return {domain.name() for domain in hypervisor.conn.listAllDomains(flag)}
 
 
 def base(domain: libvirt.virDomain, values: dict[str, Any], autostart: bool, persistent: bool) -> dict[str, Any]:

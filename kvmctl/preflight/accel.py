@@ -14,8 +14,7 @@ from kvmctl.connection import Hypervisor
 from kvmctl.errors import Refused, UsageProblem
 from kvmctl.model import capabilities, xml
 from kvmctl.model.capabilities import Capabilities
-from kvmctl.preflight import host_cpu, host_kvm
-from kvmctl.preflight.host_root import Root
+from kvmctl.preflight import host_cpu
 
 Accel = Literal["kvm", "tcg"]
 X86 = frozenset({"x86_64", "i686"})
@@ -82,6 +81,10 @@ def kvm_obstacle(hypervisor: Hypervisor, found: Capabilities, guest: capabilitie
     if "kvm" not in guest.virt_types:
         return f"the CPU has {flag}, but libvirt cannot use /dev/kvm there"
     if not hypervisor.is_remote:
+        # Imported late: without the flag there is nothing to look at.
+        from kvmctl.preflight import host_kvm
+        from kvmctl.preflight.host_root import Root
+
         device = host_kvm.look(Root())
         if device.creates is False:
             # Another hypervisor may hold the CPU: libvirt's capabilities do not know that.

@@ -9,7 +9,6 @@
 """
 
 import os
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,9 @@ def thresholds() -> Thresholds:
             continue
         except (OSError, UnicodeDecodeError) as error:
             raise UsageProblem(f"the configuration file {path} cannot be read: {error}") from None
+        # Imported late: where there is no such file nobody should pay for it.
+        import tomllib
+
         try:
             return _parsed(tomllib.loads(text))
         except (tomllib.TOMLDecodeError, ValueError) as error:

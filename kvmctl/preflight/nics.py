@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import libvirt
 
 from kvmctl.connection import Hypervisor, is_missing, translated
 from kvmctl.errors import Conflict, NotFound, Refused, UsageProblem
-from kvmctl.model import network as network_model
 from kvmctl.model import xml
-from kvmctl.model.network import Network
 from kvmctl.model.nic import BridgeNic, NetworkNic, Nic, UserNic, random_mac
-from kvmctl.preflight import hostnet
 from kvmctl.preflight.cards import Card
+
+if TYPE_CHECKING:
+    # Imported late below: a card on user networking has nothing to do with the host's network.
+    from kvmctl.model.network import Network
+    from kvmctl.preflight.hostnet import HostNetwork
 
 MACVTAP_NOTE = (
     "the host itself and a guest on macvtap cannot reach each other; "
@@ -36,6 +39,10 @@ def check(hypervisor: Hypervisor, nic: Nic, cards: Callable[[], Sequence[Card]],
     Raises NotFound for a network, bridge or device that is not there, UsageProblem for one of another
     kind, Conflict for a MAC that somebody has, Refused for what would take something away from others.
     """
+    if isinstance(nic, UserNic) and nic.mac is None:
+        return Findings()
+    from kvmctl.preflight import hostnet
+
     if nic.mac is not None:
         check_mac_free(nic.mac, cards(), hostnet.look(hypervisor))
     if isinstance(nic, UserNic):
@@ -63,6 +70,8 @@ def _no_rights(hypervisor: Hypervisor) -> Refused:
 def _in_network(
     hypervisor: Hypervisor, nic: NetworkNic, cards: Callable[[], Sequence[Card]], vm: str | None
 ) -> Findings:
+    from kvmctl.model.network import OWN_BRIDGE
+
     what, _running = read_network(hypervisor, nic.network)
     if hypervisor.is_session and what.mode != "bridge":
         raise _no_rights(hypervisor)
@@ -70,7 +79,7 @@ def _in_network(
         raise UsageProblem(
             f"the network {nic.network} is no NAT network but {what.mode}", f"write --net network:{nic.network}"
         )
-    if nic.ip is not None and what.mode not in network_model.OWN_BRIDGE:
+    if nic.ip is not None and what.mode not in OWN_BRIDGE:
         raise UsageProblem(
             f"the network {nic.network} ({what.mode}) has no DHCP server of libvirt's to reserve {nic.ip} in",
             "set the address within the guest",
@@ -84,12 +93,16 @@ def _in_network(
     if what.mode in ("bridge", "macvtap"):
         warnings.extend(_slow(nic.model, f"the network {nic.network} ({what.mode})"))
     if what.mode == "bridge" and what.bridge is not None:
+        from kvmctl.preflight import hostnet
+
         hostnet.check_bridge(hostnet.look(hypervisor), what.bridge)
     return Findings(tuple(warnings), tuple(notes))
 
 
-def read_network(hypervisor: Hypervisor, name: str) -> tuple[Network, bool]:
+def read_network(hypervisor: Hypervisor, name: str) -> "tuple[Network, bool]":
     """The network ``name`` and whether it runs. Raises NotFound."""
+    from kvmctl.model import network as network_model
+
     with translated(hypervisor.uri):
         try:
             network = hypervisor.conn.networkLookupByName(name)
@@ -103,7 +116,7 @@ def read_network(hypervisor: Hypervisor, name: str) -> tuple[Network, bool]:
         return network_model.from_element(xml.parse(network.XMLDesc(0), "network")), bool(network.isActive())
 
 
-def _pool_has_room(what: Network, cards: Iterable[Card], vm: str | None) -> None:
+def _pool_has_room(what: "Network", cards: Iterable[Card], vm: str | None) -> None:
     """In a passthrough network each running guest has a device of the pool for itself."""
     used = {card.actual: card.vm for card in cards if card.live and card.actual in what.devices and card.uuid != vm}
     if what.devices and len(used) >= len(what.devices):
@@ -131,7 +144,7 @@ def check_device_free(device: str, mode: str, cards: Iterable[Card], vm: str | N
             )
 
 
-def check_mac_free(mac: str, cards: Iterable[Card], host: hostnet.HostNetwork | None) -> None:
+def check_mac_free(mac: str, cards: Iterable[Card], host: "HostNetwork | None") -> None:
     """Raise Conflict, naming who has it, where ``mac`` is another card's or one of the host's."""
     for card in cards:
         if card.mac == mac:
