@@ -22,7 +22,7 @@ def main() -> None:
         # Without a command kvmctl has done nothing, and a script should see that.
         (sys.stdout if arguments else sys.stderr).write(text())
         sys.exit(0 if arguments else 2)
-    if arguments and arguments[0] in ("list", "ls", "ps"):
+    if not {"list", "ls", "ps"}.isdisjoint(arguments[:5]):
         code = _list(arguments)
         if code is not None:
             _leave(code)

@@ -49,11 +49,10 @@ def plain(arguments: list[str]) -> tuple[App, tuple[str, ...], bool] | None:
 
     None for every other command line, those with an error in them too: click reads them.
     """
-    if not arguments or arguments[0] not in ("list", "ls", "ps"):
-        return None
     app = App()
+    command = None
     names = []
-    rest = iter(arguments[1:])
+    rest = iter(arguments)
     for word in rest:
         if word in ("-c", "--connect"):
             app.uri = next(rest, None)
@@ -65,6 +64,8 @@ def plain(arguments: list[str]) -> tuple[App, tuple[str, ...], bool] | None:
                 return None
         elif word.startswith("-"):
             return None
+        elif command is None:
+            command = word
         else:
             names.append(word)
-    return app, tuple(names), arguments[0] == "ps"
+    return (app, tuple(names), command == "ps") if command in ("list", "ls", "ps") else None
