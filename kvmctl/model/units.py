@@ -74,7 +74,8 @@ def human_size(size: int | None) -> str:
         return "-"
     value = float(size)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
-        if value < 1024 or unit == "PiB":
+        # What would read as 1024 is 1 of the next.
+        if value < 1023.5 or unit == "PiB":
             digits = f"{value:.1f}".rstrip("0").rstrip(".") if value < 100 else f"{value:.0f}"
             return f"{digits} {unit}"
         value /= 1024

@@ -37,6 +37,21 @@ def test_on_the_host_itself_system_is_found_without_a_setting(host_a: Host) -> N
     assert told["uri"] == "qemu:///system"
 
 
+def test_libvirts_own_client_configuration_is_heeded(host_a: Host, host_b: Host) -> None:
+    file = "/etc/libvirt/libvirt.conf"
+    text = f'uri_aliases = [ "b={host_b.tcp_uri}" ]\nuri_default = "test:///default"\n'
+    before = host_a.run(["sh", "-c", f"cat {file} 2>/dev/null"], check=False).stdout
+    host_a.run(["tee", file], input=text)
+    try:
+        unset = {"LIBVIRT_DEFAULT_URI": None}
+        assert host_a.kvmctl("list", "-o", "name", local=True, env=unset).stdout == "test\n"
+        assert host_a.kvmctl("-c", "b", "version", "-o", "json", local=True).json()["uri"] == host_b.tcp_uri
+        ours = host_a.kvmctl("-c", "qemu:///system", "version", "-o", "json", local=True).json()
+        assert ours["uri"] == "qemu:///system"
+    finally:
+        host_a.run(["tee", file], input=before)
+
+
 def test_hosts_differ_and_hide_their_files(host_a: Host, host_b: Host) -> None:
     uuids = {host.run(["grep", "host_uuid", "/etc/libvirt/libvirtd.conf"]).stdout for host in (host_a, host_b)}
     assert len(uuids) == 2

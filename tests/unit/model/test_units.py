@@ -84,6 +84,7 @@ def test_what_is_no_duration_is_a_usage_problem(text: str) -> None:
         (1536, "1.5 KiB"),
         (512 * MIB, "512 MiB"),
         (3 * GIB // 2, "1.5 GiB"),
+        (1024 * GIB - 5 * MIB, "1 TiB"),
         (2**63 - 1, "8192 PiB"),
     ],
 )
