@@ -71,6 +71,7 @@ class Facts:
     network: Thing
     pool: Thing
     hooks: tuple[str, ...] = ()
+    kvm_for_root_alone: bool = False
 
 
 def look(connect: Callable[[], Hypervisor]) -> Facts:
@@ -113,6 +114,7 @@ def look(connect: Callable[[], Hypervisor]) -> Facts:
         network=network,
         pool=pool,
         hooks=tuple(hooks.missing()) if not session and hooks.may_be_installed() else (),
+        kvm_for_root_alone=host_kvm.look(Root()).roots_alone,
     )
 
 

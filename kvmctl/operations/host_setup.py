@@ -15,6 +15,7 @@ from kvmctl.connection import Hypervisor
 from kvmctl.errors import KvmctlError
 from kvmctl.operations import hooks, host_facts
 from kvmctl.operations.host_facts import Facts, Thing
+from kvmctl.preflight import host_kvm
 
 _MODULAR = ("virtqemud", "virtnetworkd", "virtstoraged", "virtnodedevd", "virtsecretd", "virtinterfaced", "virtlogd")
 # Installing packages over a slow line takes its time; a daemon that takes longer than this hangs.
@@ -91,6 +92,9 @@ def decide(facts: Facts) -> list[Step]:
         Step(f"module-{name}", f"the module {name} is not loaded", (("modprobe", name),), needs_root=True)
         for name in modules
     ]
+    if facts.kvm_for_root_alone:
+        let_in = tuple(tuple(command.split()) for command in host_kvm.LET_IN)
+        steps.append(Step("kvm-access", host_kvm.ROOTS_ALONE, let_in, needs_root=True))
     if facts.error is not None and not own:
         steps += _daemons(facts)
     if facts.groups:

@@ -6,7 +6,8 @@ The ioctl numbers and the API version are those of Linux's include/uapi/linux/kv
 import errno
 import fcntl
 import os
-from dataclasses import dataclass
+import stat
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from kvmctl.preflight.check import Check
@@ -18,18 +19,28 @@ KVM_CREATE_VM = 0xAE01
 KVM_API_VERSION = 12  # the only one since Linux 2.6.22
 
 DEVICE = "dev/kvm"
+# What udev's own rule does where udev runs.
+LET_IN = ("chgrp kvm /dev/kvm", "chmod 660 /dev/kvm")
+ROOTS_ALONE = (
+    "/dev/kvm lets in root alone: guests run as another user, and libvirt, which can open what they cannot, "
+    "starts every emulator anew whenever it is asked what it can do"
+)
 _INTEL_OR_AMD = {"vmx": "kvm_intel", "svm": "kvm_amd"}
 
 
 @dataclass(frozen=True)
 class Device:
-    """/dev/kvm. ``openable`` and ``creates`` are None where that was not tried; ``reason`` says why not."""
+    """/dev/kvm. ``openable`` and ``creates`` are None where that was not tried; ``reason`` says why not.
+
+    ``roots_alone``: it belongs to root, and its mode lets nobody else in.
+    """
 
     present: bool | None
     openable: bool | None = None
     creates: bool | None = None
     reason: str | None = None
     error: int | None = None
+    roots_alone: bool = False
 
     @property
     def usable(self) -> bool:
@@ -47,7 +58,9 @@ def look(root: Root) -> Device:
         present = error.errno not in (errno.ENOENT, errno.ENOTDIR)
         return Device(present, openable=False if present else None, reason=error.strerror, error=error.errno)
     try:
-        return _try(device)
+        seen = os.fstat(device)
+        alone = seen.st_uid == 0 and not seen.st_mode & (stat.S_IRGRP | stat.S_IROTH)
+        return replace(_try(device), roots_alone=alone)
     finally:
         os.close(device)
 
@@ -80,6 +93,8 @@ def device_checks(device: Device, info: CpuInfo, root: Root) -> list[Check]:
     if not device.present:
         return [Check("kvm-device", "warn", "/dev/kvm is not there", _load(info, root))]
     checks = [Check("kvm-device", "ok", "/dev/kvm is there")]
+    if device.roots_alone:
+        checks.append(Check("kvm-access", "warn", ROOTS_ALONE, f"{'; '.join(LET_IN)} ('kvmctl host setup' does it)"))
     if device.openable is None:
         return [*checks, Check("kvm-open", "unknown", device.reason or "not tried")]
     if not device.openable:

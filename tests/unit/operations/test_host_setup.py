@@ -91,3 +91,8 @@ def test_a_plain_user_without_any_libvirt_starts_no_daemon() -> None:
 def test_names_are_quoted_for_a_shell() -> None:
     found = commands(replace(READY, user="a b", groups=("libvirt",)))
     assert found["user-groups"] == "usermod -aG libvirt 'a b'"
+
+
+def test_a_kvm_device_that_only_root_may_open_is_given_to_its_group() -> None:
+    facts = replace(READY, kvm_for_root_alone=True)
+    assert commands(facts) == {"kvm-access": "chgrp kvm /dev/kvm; chmod 660 /dev/kvm"}
