@@ -23,8 +23,12 @@ BRIDGE = "br0"
 # An address on the wire's bridge "lan", that the guest's heartbeat is sent to.
 WIRE = "10.78.0.254"
 ADDRESS = "10.78.0.11"
+# QEMU before 9.0 forgets writes of an emulated guest while it sends its memory (its commit 03bfc2188f mends that): of
+# 16 moves 6 ended in a guest that hangs, by kvmctl as by virsh. It does so only in a block of memory whose size is a
+# multiple of 64 pages, as all are that libvirt makes. With this one, of two pages more, none of 52 did.
+_ODD_KIB = 8
 _DOMAIN = """\
-<domain type='qemu'>
+<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>{name}</name>
   <uuid>{uuid}</uuid>
   <memory unit='MiB'>{memory}</memory>
@@ -44,6 +48,11 @@ _DOMAIN = """\
     <memballoon model='virtio'/>
     {devices}
   </devices>
+  <qemu:commandline>
+    <qemu:arg value='-object'/><qemu:arg value='memory-backend-ram,id=odd,size={odd}k'/>
+    <qemu:arg value='-machine'/><qemu:arg value='memory-backend=odd'/>
+    <qemu:arg value='-m'/><qemu:arg value='size={odd}k'/>
+  </qemu:commandline>
 </domain>
 """
 
@@ -111,7 +120,14 @@ def define(
     join_lans(lab)
     guest = Moving(lab, name, str(uuid.uuid4()), ADDRESS)
     text = _DOMAIN.format(
-        name=name, uuid=guest.uuid, tiny=tiny, address=ADDRESS, bridge=BRIDGE, memory=memory, devices=devices
+        name=name,
+        uuid=guest.uuid,
+        tiny=tiny,
+        address=ADDRESS,
+        bridge=BRIDGE,
+        memory=memory,
+        odd=memory * 1024 + _ODD_KIB,
+        devices=devices,
     )
     domain = host.conn.defineXML(text)
     if start:

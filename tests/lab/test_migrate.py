@@ -16,11 +16,6 @@ from tests.lab.moving import BRIDGE, Moving, Witness, define, disk, images, leav
 Define = Callable[..., Moving]
 
 
-# Guests on the move were seen to stop answering on a loaded machine, and why is not understood: until then these run
-# with the long matrices.
-pytestmark = pytest.mark.full
-
-
 @pytest.fixture(scope="module", autouse=True)
 def lans_given_back(lab: Lab) -> Iterator[None]:
     yield

@@ -21,11 +21,6 @@ DISK = "/var/lib/libvirt/images/moving.qcow2"
 Define = Callable[..., Moving]
 
 
-# Not one of these may fail now and then, and some did on a loaded machine: until that is understood they run with the
-# long matrices.
-pytestmark = pytest.mark.full
-
-
 @pytest.fixture(scope="module", autouse=True)
 def lans_given_back(lab: Lab) -> Iterator[None]:
     yield
@@ -158,7 +153,6 @@ def test_a_libvirtd_is_killed(make: Define, host_a: Host, host_b: Host, which: s
     assert row["place"] == "source"
 
 
-@pytest.mark.full
 def test_the_link_is_cut(make: Define, host_a: Host, host_b: Host, lab: Lab) -> None:
     """libvirt itself notices after 30 s; the guest runs on all the time."""
     guest = make()
