@@ -52,7 +52,8 @@ def delete(
         # What is not there, or protected, is said before anybody is asked.
         operation.plan(hypervisor, chosen[0], storage)
     if chosen:
-        output.confirm(app, f"Delete {', '.join(chosen[:8])}{' …' if len(chosen) > 8 else ''} and their data?")
+        what = f"{', '.join(chosen[:8])}{' …' if len(chosen) > 8 else ''}"
+        output.confirm(app, f"Delete {what} and {'its' if len(chosen) == 1 else 'their'} data?")
 
     with output.progress(app) as progress:
 

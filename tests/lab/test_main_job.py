@@ -26,13 +26,18 @@ def ssh(host: Host, key: Path, address: str, port: int, command: str) -> str:
     return host.client([*args, f"demo@{address}", command], timeout=120).stdout
 
 
-@pytest.mark.parametrize("where", ["here", "tcp"])
+@pytest.mark.parametrize("where", ["here", "tcp", pytest.param("ssh", marks=pytest.mark.full)])
 @pytest.mark.usefixtures("leaves_nothing")
 def test_the_main_job(
     host_a: Host, host_b: Host, debian: Path, key: Path, vm_name: Named, where: str, tmp_path: Path
 ) -> None:
     target, address = (host_a, "127.0.0.1") if where == "here" else (host_b, host_b.address)
-    uri = ("-c", target.tcp_uri) if where == "tcp" else ()
+    uri: tuple[str, ...] = ()
+    if where == "tcp":
+        uri = ("-c", target.tcp_uri)
+    elif where == "ssh":
+        target.start_sshd()
+        uri = ("-c", target.ssh_uri)
 
     def kvmctl(*args: str, timeout: float = 120) -> str:
         return host_a.kvmctl(*uri, *args, timeout=timeout).stdout
