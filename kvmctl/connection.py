@@ -326,7 +326,7 @@ def configured_uri() -> str | None:
     if from_environment:
         return from_environment
     try:
-        with open(client_configuration(), encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - see below
+        with open(client_configuration(), encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - as in client_configuration()
             text = file.read()
     except OSError:
         return None

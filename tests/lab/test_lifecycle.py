@@ -108,7 +108,7 @@ def test_waiting_ends_with_the_event_it_waits_for(host_a: Host, tiny: images.Tin
     threads = [threading.Thread(target=wait, args=(condition,)) for condition in ("cloud-init", "stopped", "deleted")]
     for thread in threads:
         thread.start()
-    time.sleep(2)
+    time.sleep(4)
     host_a.kvmctl("destroy", name)
     host_a.conn.lookupByName(name).undefine()
     for thread in threads:
@@ -157,7 +157,7 @@ def test_a_libvirtd_that_dies_while_waited_for_ends_the_wait(
         waiting = subprocess.Popen(
             host_a.kvmctl_command("wait", name, "--for", "running"), env=host_a.environment(), stderr=errors
         )
-        time.sleep(2)
+        time.sleep(4)
         host_a.kill_libvirtd()
         assert waiting.wait(60) == 5
     assert "lost while waiting" in (tmp_path / "err").read_text()
