@@ -72,7 +72,11 @@ def _hooks(facts: Facts) -> Step:
         written = ", ".join(hooks.install())
         if not facts.systemd:
             return f"{written}; libvirtd sees hooks only when it starts, and was not restarted"
-        _command(("systemctl", "try-restart", "libvirtd.service", "virtqemud.service", "virtnetworkd.service"))
+        running = [unit for unit in ("libvirtd.service", "virtqemud.service", "virtnetworkd.service") if _runs(unit)]
+        if not running:
+            # Started by its socket when it is asked next, and then it sees them.
+            return written
+        _command(("systemctl", "restart", *running))
         return f"{written}; libvirt was restarted to see them, which guests do not notice"
 
     return Step("hooks", why, through=install, typed="kvmctl host setup", needs_root=True)
@@ -185,6 +189,15 @@ def _do(step: Step, connect: Callable[[], Hypervisor]) -> str:
     for command in step.commands:
         _command(command)
     return step.why
+
+
+def _runs(unit: str) -> bool:
+    # Most hosts lack one or the other, and systemctl fails for a unit that it does not know.
+    try:
+        _command(("systemctl", "is-active", "--quiet", unit))
+    except KvmctlError:
+        return False
+    return True
 
 
 def _command(command: tuple[str, ...]) -> None:

@@ -1,7 +1,13 @@
 """What ``host setup`` decides to do about what it found."""
 
 from dataclasses import replace
+from typing import cast
 
+import pytest
+
+from kvmctl.connection import Hypervisor
+from kvmctl.errors import KvmctlError
+from kvmctl.operations import hooks, host_setup
 from kvmctl.operations.host_facts import Facts
 from kvmctl.operations.host_setup import decide
 
@@ -96,3 +102,19 @@ def test_names_are_quoted_for_a_shell() -> None:
 def test_a_kvm_device_that_only_root_may_open_is_given_to_its_group() -> None:
     facts = replace(READY, kvm_for_root_alone=True)
     assert commands(facts) == {"kvm-access": "chgrp kvm /dev/kvm; chmod 660 /dev/kvm"}
+
+
+def test_after_writing_hooks_only_what_runs_is_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def systemctl(command: tuple[str, ...]) -> None:
+        asked.append(command)
+        if "is-active" in command and command[-1] != "libvirtd.service":
+            raise KvmctlError("systemctl ended with 4: no such unit")
+
+    monkeypatch.setattr(host_setup, "_command", systemctl)
+    monkeypatch.setattr(hooks, "install", lambda: ["/etc/libvirt/hooks/qemu.d/kvmctl"])
+    (step,) = decide(replace(READY, hooks=("qemu",)))
+    assert step.through is not None
+    assert "restarted" in step.through(cast("Hypervisor", None))
+    assert asked[-1] == ("systemctl", "restart", "libvirtd.service")
