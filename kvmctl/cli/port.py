@@ -1,6 +1,6 @@
 """kvmctl port: ports of the host that lead to a guest's."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -8,6 +8,9 @@ from kvmctl.cli import output
 from kvmctl.cli.options import App, complete_vms, dry_run, everywhere
 from kvmctl.cli.output import Column
 from kvmctl.errors import UsageProblem
+
+if TYPE_CHECKING:
+    from kvmctl.connection import Hypervisor
 
 VM = click.argument("vm", shell_complete=complete_vms)
 
@@ -140,9 +143,10 @@ def remove(app: App, vm: str, forwards: tuple[str, ...], all_: bool) -> None:
 
 @port.command()
 @click.option("--patient", is_flag=True, hidden=True, help="Wait up to a minute for libvirt (used by its hooks).")
+@click.option("--settle", is_flag=True, hidden=True, help="Stay until nobody changes rules any more (by its hooks).")
 @everywhere
 @click.pass_obj
-def sync(app: App, patient: bool) -> None:
+def sync(app: App, patient: bool, settle: bool) -> None:
     """Make the host's firewall rules what the running guests ask for.
 
     libvirt's hooks do this whenever a guest or network starts or stops ('kvmctl host setup' installs them);
@@ -152,9 +156,12 @@ def sync(app: App, patient: bool) -> None:
     Examples:
       kvmctl port sync
     """
-    from kvmctl.operations import ports
+    from kvmctl.operations import port_settle, ports
 
-    count = ports.repair(ports.patiently(app.connect) if patient else app.connect())
+    def connect() -> "Hypervisor":
+        return ports.patiently(app.connect) if patient else app.connect()
+
+    count = port_settle.settle(connect) if settle else ports.repair(connect())
     output.show_one(
         app, {"active": count}, lambda: f"{count} published port{'' if count == 1 else 's'} in force", "active"
     )

@@ -208,5 +208,38 @@ def our_handles(listing: dict[str, Any]) -> list[int]:
     return [rule["handle"] for rule in rules if rule.get("comment") == COMMENT and isinstance(rule.get("handle"), int)]
 
 
+def rejected_first(listing: dict[str, Any]) -> set[str]:
+    """The bridges for which that chain rejects or drops packets before one of kvmctl's accepts is asked.
+
+    libvirt puts its rules in front of those that are there (networkAddFirewallRules), so whenever it makes
+    them anew, kvmctl's are behind them.
+    """
+    rejecting: set[str | None] = set()
+    found = set()
+    for entry in listing.get("nftables", []):
+        rule = entry.get("rule") if isinstance(entry, dict) else None
+        if not isinstance(rule, dict):
+            continue
+        expressions = [e for e in rule.get("expr", []) if isinstance(e, dict)]
+        bridge = _outgoing(expressions)
+        if rule.get("comment") == COMMENT:
+            if bridge is not None and rejecting & {bridge, None}:
+                found.add(bridge)
+        elif any("reject" in expression or "drop" in expression for expression in expressions):
+            rejecting.add(bridge)
+    return found
+
+
+def _outgoing(expressions: Iterable[dict[str, Any]]) -> str | None:
+    """The interface that a rule names for leaving packets, None for any."""
+    for expression in expressions:
+        match = expression.get("match", {})
+        left = match.get("left", {})
+        key = left.get("meta", {}).get("key") if isinstance(left, dict) else None
+        if key in ("oif", "oifname") and match.get("op") == "==" and isinstance(match.get("right"), str):
+            return str(match["right"])
+    return None
+
+
 def _unique(lines: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(lines))

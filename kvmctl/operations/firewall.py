@@ -46,7 +46,8 @@ class Iptables:
 class Seen:
     """What is in force now: rewritings from outside and from the host, and who lets packets through.
 
-    ``guarded`` are the bridges onto which kvmctl lets loopback's packets: those its table guards.
+    ``guarded`` are the bridges onto which kvmctl lets loopback's packets: those its table guards;
+    ``rejected`` those whose packets libvirt's nftables chain rejects before kvmctl's accepts are asked.
     """
 
     redirects: frozenset[Redirect]
@@ -56,6 +57,7 @@ class Seen:
     stale: tuple[int, ...]
     table: bool
     guarded: frozenset[str]
+    rejected: frozenset[str] = frozenset()
 
 
 @contextlib.contextmanager
@@ -111,6 +113,7 @@ def look() -> Seen:
         stale=tuple(port_rules.our_handles(chain or {})),
         table=table is not None,
         guarded=frozenset(port_rules.guarded(table or {})),
+        rejected=frozenset(port_rules.rejected_first(chain or {})),
     )
 
 
@@ -212,7 +215,8 @@ def libvirts_rules() -> set[str] | None:
     found: set[str] = set()
     result = _iptables_lines()
     chain = _nft_json("chain", "ip", LIBVIRT_TABLE, "guest_output")
-    if result is None and chain is None:
+    if result is None and chain is None and shutil.which("iptables", path=_PATH) is not None:
+        # iptables is there and does not answer; where it is not, libvirt can only have used nftables.
         return None
     for line in result or ():
         match = re.match(r"-A LIBVIRT_FWO .*-i (\S+) -j ACCEPT", line)

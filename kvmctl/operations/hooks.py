@@ -22,15 +22,13 @@ _SCRIPT = """\
 # Made by 'kvmctl host setup', which also brings it up to date; delete it to be rid of it.
 # Published ports of guests behind NAT follow whatever starts or stops guests and networks. libvirt waits for
 # this script, so what asks libvirt runs after it, in the background.
-case "$2" in
-    started | reconnect | migrate | release | stopped | updated | start | reload) ;;
+case "$1 $2" in
+    # libvirtd itself: reloading, it puts its own rules in anew, and tells nobody when it is done.
+    "- start" | "- reload") set -- --settle ;;
+    *" started" | *" reconnect" | *" migrate" | *" release" | *" stopped" | *" updated") set -- ;;
     *) exit 0 ;;
 esac
-(
-    {command} -c qemu:///system port sync --patient
-    # Reloading, libvirt puts its own rules in anew, and tells nobody when it is done.
-    case "$2" in reload | start) sleep 3; {command} -c qemu:///system port sync --patient ;; esac
-) </dev/null >/dev/null 2>&1 &
+{command} -c qemu:///system port sync --patient "$@" </dev/null >/dev/null 2>&1 &
 exit 0
 """
 

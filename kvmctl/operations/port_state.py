@@ -148,7 +148,8 @@ def _nat_state(forward: Forward, way: Way, ip: str | None, running: bool, host: 
     )
     if redirect not in host.seen.redirects or redirect not in host.seen.own_redirects:
         return False, f"its rule is missing from the host's firewall (flushed or reloaded?); {SYNC}"
-    blocked = _blocked(host.seen)
+    network = host.known.get(way.network or "")
+    blocked = _blocked(host.seen, network.bridge if network is not None else None)
     if blocked is not None:
         return False, blocked
     if host.forwarding is False:
@@ -156,7 +157,7 @@ def _nat_state(forward: Forward, way: Way, ip: str | None, running: bool, host: 
     return True, None
 
 
-def _blocked(seen: Seen) -> str | None:
+def _blocked(seen: Seen, bridge: str | None) -> str | None:
     """Who rejects the packets before kvmctl's accept is asked."""
     tables = seen.iptables
     if tables is not None and (tables.libvirt or tables.policy == "DROP") and tables.jump != "ahead":
@@ -166,4 +167,6 @@ def _blocked(seen: Seen) -> str | None:
         return f"kvmctl's chain {port_rules.CHAIN} was emptied; {SYNC}"
     if seen.libvirt_chain and not seen.stale:
         return f"libvirt's own chain {port_rules.LIBVIRT_CHAIN} rejects it: kvmctl's accept is missing; {SYNC}"
+    if bridge in seen.rejected:
+        return f"libvirt's own chain {port_rules.LIBVIRT_CHAIN} rejects it: kvmctl's accept is behind it; {SYNC}"
     return None

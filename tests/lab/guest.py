@@ -92,7 +92,7 @@ class Guest:
                 raise CommandFailed(f"{self.name}: no {pattern!r} after {timeout:g} s in\n{self.text[start:]}")
             self.read(min(left, 0.5))
 
-    def ready(self, timeout: float = 60) -> "Guest":
+    def ready(self, timeout: float = 120) -> "Guest":
         """Wait until the guest's shell answers. What it printed before the console was open is not in ``text``."""
         if self._fd < 0:
             self.open()
@@ -107,7 +107,7 @@ class Guest:
                 raise CommandFailed(f"{self.name}: no shell after {timeout:g} s in\n{self.text}")
         return self
 
-    def run(self, command: str, timeout: float = 30, check: bool = True) -> str:
+    def run(self, command: str, timeout: float = 60, check: bool = True) -> str:
         """Run a shell command in the guest and return what it printed, without the last line end.
 
         With ``check`` an exit code other than 0 raises CommandFailed.
@@ -132,18 +132,20 @@ class Guest:
         # The prefix goes, or run() would take the lines for stray ones.
         return self.run("sed 's/^lab: //' /run/lab.log")
 
-    def wait_for(self, pattern: str, timeout: float = 60) -> re.Match[str]:
+    def wait_for(self, pattern: str, timeout: float = 120) -> re.Match[str]:
         """Wait until ``pattern`` is in the guest's log, or was seen on the console, and return the match."""
         end = time.monotonic() + timeout
         while True:
             # Only whole lines: the last one may still be on its way.
             lines = self.text[: self.text.rfind("\n") + 1]
-            if found := re.search(pattern, lines) or re.search(pattern, self.log()):
+            # What was printed before the console was open is only in the log.
+            log = re.sub(r"(?m)^", "lab: ", self.log())
+            if found := re.search(pattern, lines) or re.search(pattern, log):
                 return found
             if time.monotonic() > end:
-                raise CommandFailed(f"{self.name}: no {pattern!r} after {timeout:g} s in\n{self.log()}")
+                raise CommandFailed(f"{self.name}: no {pattern!r} after {timeout:g} s in\n{log}")
             self.read(0.5)
 
-    def address(self, nic: str = "eth0", timeout: float = 60) -> str:
+    def address(self, nic: str = "eth0", timeout: float = 120) -> str:
         """The IPv4 address the guest got on ``nic``."""
         return self.wait_for(rf"address {nic} ([0-9.]+)", timeout)[1]

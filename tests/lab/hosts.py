@@ -347,7 +347,7 @@ class Host:
         }
 
 
-def wait_until(ready: Callable[[], object], what: str, patience: float = 60) -> None:
+def wait_until(ready: Callable[[], object], what: str, patience: float = 120) -> None:
     """Call ``ready`` until it returns something true."""
     end = time.monotonic() + patience
     while not ready():
