@@ -62,6 +62,7 @@ def check(app: App, cpuinfo: str | None, root: str | None) -> None:
 
 def _judge(app: App, cpuinfo: str | None, root: str | None) -> "HostReport":
     from kvmctl.connection import configured_uri, connect
+    from kvmctl.operations import host_check
     from kvmctl.preflight import host, host_cpu
     from kvmctl.preflight.host_root import Root
 
@@ -73,7 +74,7 @@ def _judge(app: App, cpuinfo: str | None, root: str | None) -> "HostReport":
     def opened(read_only: bool) -> "Hypervisor":
         return connect(app.uri, read_only=True) if read_only else app.connect()
 
-    return host.of_connection(opened, app.uri or configured_uri())
+    return host_check.judge(opened, app.uri or configured_uri())
 
 
 def _for_people(app: App, report: "HostReport") -> str:

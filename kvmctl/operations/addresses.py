@@ -6,8 +6,13 @@ an address never gets further than here.
 """
 
 import ipaddress
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import libvirt
+
+from kvmctl.connection import Hypervisor
+from kvmctl.model import xml
 
 SOURCES = (
     ("lease", libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE),
@@ -24,8 +29,83 @@ def by_mac(domain: libvirt.virDomain, sources: tuple[str, ...] = ("lease", "agen
     A source that does not answer (no agent, no lease) is as one that knows nothing. Where the agent
     answers, what only the lease or ARP remembers of the same NIC is left out: the guest knows best.
     """
+    return _merged({name: _ask(domain, number) for name, number in SOURCES if name in sources})
+
+
+def of_many(
+    hypervisor: Hypervisor, guests: Sequence[tuple[libvirt.virDomain, xml.Element]]
+) -> dict[str, dict[str, list[str]]]:
+    """``{uuid: by_mac()}`` of running VMs, each with its present domain XML: the same, asked for all at once.
+
+    One question to each network for its leases and one look at the host's neighbours, where that is this
+    machine; only agents, and another machine's neighbours, are asked VM by VM.
+    """
+    leases = _leases(hypervisor, {name for _, tree in guests for name, _ in _network_cards(tree)})
+    neighbours = _neighbours(hypervisor)
+
+    def one(guest: tuple[libvirt.virDomain, xml.Element]) -> tuple[str, dict[str, list[str]]]:
+        domain, tree = guest
+        answers = {"lease": {mac: leases[name][mac] for name, mac in _network_cards(tree) if mac in leases[name]}}
+        if tree.find("devices/channel/target[@name='org.qemu.guest_agent.0'][@state='connected']") is not None:
+            answers["agent"] = _ask(domain, libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT)
+        if neighbours is None:
+            answers["arp"] = _ask(domain, libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP)
+        else:
+            answers["arp"] = {mac: neighbours[mac] for mac in macs(tree) if mac in neighbours}
+        return tree.findtext("uuid", ""), _merged(answers)
+
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        return dict(pool.map(one, guests))
+
+
+def macs(tree: xml.Element) -> list[str]:
+    """The MACs of a VM's cards, in lower case."""
+    return [mac.get("address", "").lower() for mac in tree.iterfind("devices/interface/mac")]
+
+
+def _network_cards(tree: xml.Element) -> list[tuple[str, str]]:
+    """Network and MAC of each card in one of libvirt's networks."""
+    found = []
+    for interface in tree.iterfind("devices/interface[@type='network']"):
+        source, mac = interface.find("source"), interface.find("mac")
+        if source is not None and mac is not None:
+            found.append((source.get("network", ""), mac.get("address", "").lower()))
+    return found
+
+
+def _leases(hypervisor: Hypervisor, names: set[str]) -> dict[str, dict[str, list[str]]]:
+    """Of each network: the addresses leased, by MAC."""
+    found: dict[str, dict[str, list[str]]] = {name: {} for name in names}
+    for name in names:
+        try:
+            entries = hypervisor.conn.networkLookupByName(name).DHCPLeases() or []
+        except libvirt.libvirtError:
+            continue
+        for entry in entries:
+            address = checked(entry.get("ipaddr"))
+            if address is not None:
+                found[name].setdefault(str(entry.get("mac") or "").lower(), []).append(address)
+    return found
+
+
+def _neighbours(hypervisor: Hypervisor) -> dict[str, list[str]] | None:
+    """The host's IPv4 neighbours by MAC, as libvirt's own ARP source has them; None where only libvirt can see them."""
+    # Imported late: where nothing runs nobody needs it.
+    from kvmctl.preflight import hostnet
+
+    seen = hostnet.neighbours() if hostnet.is_here(hypervisor) else None
+    if seen is None:
+        return None
     found: dict[str, list[str]] = {}
-    answers = {name: _ask(domain, number) for name, number in SOURCES if name in sources}
+    for address, mac in seen:
+        known = checked(address)
+        if known is not None:
+            found.setdefault(mac, []).append(known)
+    return found
+
+
+def _merged(answers: dict[str, dict[str, list[str]]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
     certain = answers.get("agent", {})
     for name, answer in answers.items():
         for mac, addresses in answer.items():

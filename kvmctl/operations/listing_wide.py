@@ -36,7 +36,19 @@ def widen(
     running = [row["uuid"] for _, row in found if row["id"] is not None]
     up = {} if hypervisor.is_remote else uptimes(running)
     with ThreadPoolExecutor(max_workers=8) as pool:
-        list(pool.map(lambda pair: _slow(pair[0], pair[1], known), found))
+        trees = list(pool.map(lambda pair: _definition(pair[0]), found))
+    there = [(domain, row, tree) for (domain, row), tree in zip(found, trees, strict=True) if tree is not None]
+    if known is None:
+        every = addresses.of_many(hypervisor, [(domain, tree) for domain, row, tree in there if row["id"] is not None])
+    else:
+        every = {row["uuid"]: known for _, row in found}
+    for _, row in found:
+        row["ips"], row["os"] = [], None
+    for _, row, tree in there:
+        row["os"] = os_name(tree)
+        if row["id"] is not None:
+            # An agent also lists addresses that only exist within the guest (its containers, its VPN).
+            row["ips"] = addresses.flat(every.get(row["uuid"], {}), addresses.macs(tree))
     if first and running:
         time.sleep(max(0.0, SAMPLE_SECONDS - (time.monotonic() - began)))
     use = percent(first, cpu_times(hypervisor) if first and running else {})
@@ -45,18 +57,12 @@ def widen(
         row["cpu_percent"] = use.get(row["uuid"])
 
 
-def _slow(domain: libvirt.virDomain, row: dict[str, Any], known: dict[str, list[str]] | None) -> None:
-    row["ips"], row["os"] = [], None
+def _definition(domain: libvirt.virDomain) -> xml.Element | None:
     try:
-        tree = xml.parse(domain.XMLDesc(0), "domain")
-        row["os"] = os_name(tree)
-        if row["id"] is not None:
-            # An agent also lists addresses that only exist within the guest (its containers, its VPN).
-            own = [mac.get("address", "").lower() for mac in tree.iterfind("devices/interface/mac")]
-            row["ips"] = addresses.flat(known if known is not None else addresses.by_mac(domain), own)
+        return xml.parse(domain.XMLDesc(0), "domain")
     except libvirt.libvirtError:
         # It has gone meanwhile; the row tells what was true when it was listed.
-        return
+        return None
 
 
 def cpu_times(hypervisor: Hypervisor) -> dict[str, tuple[float, int]]:

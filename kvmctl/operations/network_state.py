@@ -20,19 +20,28 @@ def problems(hypervisor: Hypervisor, what: Network, active: bool) -> list[str] |
     """
     if not active:
         return []
+    found = own_problems(hypervisor, what)
+    if found is None or what.mode not in ("nat", "route"):
+        return found
+    return _forwarding() + found
+
+
+def own_problems(hypervisor: Hypervisor, what: Network) -> list[str] | None:
+    """The same of a running network, without what concerns every network of the host."""
     host = hostnet.look(hypervisor)
     if host is None or not firewall.is_root():
         return None
-    found = []
     if what.bridge is not None and what.bridge not in host.links:
         return [f"its bridge {what.bridge} is gone from the host: 'kvmctl net stop {what.name}', then start it"]
-    for device in what.devices:
-        if device not in host.links:
-            found.append(f"its device {device} is gone from the host: 'ip link' lists those there are")
+    found = [
+        f"its device {device} is gone from the host: 'ip link' lists those there are"
+        for device in what.devices
+        if device not in host.links
+    ]
     if what.mode in OWN_BRIDGE:
         found += _addresses(what, host)
     if what.mode in ("nat", "route"):
-        found += _forwarding(what)
+        found += _rules(what)
     return found
 
 
@@ -45,17 +54,21 @@ def _addresses(what: Network, host: hostnet.HostNetwork) -> list[str]:
     ]
 
 
-def _forwarding(what: Network) -> list[str]:
+def _rules(what: Network) -> list[str]:
+    with contextlib.suppress(KvmctlError):
+        rules = firewall.libvirts_rules()
+        if rules is not None and what.bridge is not None and what.bridge not in rules:
+            return [
+                "libvirt's own rules for it are gone from the firewall (flushed?): restart libvirtd to have them back"
+            ]
+    return []
+
+
+def _forwarding() -> list[str]:
     found = []
     with contextlib.suppress(OSError):
         if IP_FORWARD.read_text(encoding="ascii").strip() != "1":
             found.append("IPv4 forwarding is off on the host: sysctl -w net.ipv4.ip_forward=1")
-    with contextlib.suppress(KvmctlError):
-        rules = firewall.libvirts_rules()
-        if rules is not None and what.bridge is not None and what.bridge not in rules:
-            found.append(
-                "libvirt's own rules for it are gone from the firewall (flushed?): restart libvirtd to have them back"
-            )
     every = host_firewall.read()
     # Whether bridges are filtered matters to guests on a bridge, not to those behind the host.
     check = host_firewall.judge(every, bridged=False) if every is not None else None

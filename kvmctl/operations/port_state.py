@@ -19,6 +19,7 @@ from kvmctl.operations.ports import Way
 from kvmctl.preflight import hostnet
 
 IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+NOT_RUNNING = "the guest is not running"
 SYNC = "'kvmctl port sync' puts it back"
 
 
@@ -126,13 +127,13 @@ def _of_domain(
 
 
 def _why_user(running: bool) -> str:
-    return "QEMU does not have it; start the guest anew" if running else "the guest is not running"
+    return "QEMU does not have it; start the guest anew" if running else NOT_RUNNING
 
 
 def _nat_state(forward: Forward, way: Way, ip: str | None, running: bool, host: Host) -> tuple[bool | None, str | None]:
     """Whether the forward is in force, and why not."""
     if not running:
-        return False, "the guest is not running"
+        return False, NOT_RUNNING
     if not host.running_networks.get(way.network or "", False):
         return False, f"the network {way.network} is not running"
     if ip is None:

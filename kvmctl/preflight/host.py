@@ -5,14 +5,17 @@ runs on, and a machine that only libvirt's words tell of.
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import libvirt
+
 from kvmctl.connection import Hypervisor, leads_elsewhere, translated
 from kvmctl.errors import ConnectionFailed, KvmctlError, NotFound
-from kvmctl.model import capabilities
+from kvmctl.model import capabilities, xml
 from kvmctl.model.capabilities import Capabilities
+from kvmctl.model.network import from_element
 from kvmctl.preflight import accel as accelerators
 from kvmctl.preflight import host_cpu, host_firewall, host_kernel, host_kvm, host_libvirt, host_remote
 from kvmctl.preflight.accel import Accel
@@ -100,7 +103,7 @@ def of_here(hypervisor: Hypervisor, found: Capabilities) -> HostReport:
         *host_kernel.checks(info, root),
         *libvirt_checks,
         host_libvirt.user_groups(hypervisor, needs_kvm=hypervisor.is_session and info.flag is not None),
-        host_firewall.check(root, _nat_active(libvirt_checks), hypervisor.is_session),
+        host_firewall.check(root, _forwards(hypervisor), hypervisor.is_session),
         _accel_check(choice, reason),
     ]
     return HostReport(choice, info.as_dict(), tuple(checks), hypervisor.uri)
@@ -219,5 +222,12 @@ def _served_by_libvirtd(check: Check) -> Check:
     return Check("kvm-open", "ok", f"{check.detail} for this user; the system libvirt opens it for its guests")
 
 
-def _nat_active(checks: Sequence[Check]) -> bool:
-    return any(check.name == "network-default" and "is active" in check.detail for check in checks)
+def _forwards(hypervisor: Hypervisor) -> bool:
+    """Whether a network runs whose guests' packets this host forwards."""
+    try:
+        running = hypervisor.conn.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)
+        modes = {from_element(xml.parse(network.XMLDesc(0), "network")).mode for network in running}
+    except libvirt.libvirtError:
+        # Nobody can say: what is off may be off for a reason.
+        return False
+    return not modes.isdisjoint(("nat", "route", "open"))

@@ -27,18 +27,21 @@ class Rules:
     tables: tuple[tuple[str, frozenset[str]], ...]
 
 
-def check(root: Root, nat_active: bool, is_session: bool) -> Check:
-    """``forwarding``: IPv4 forwarding and the policy of the FORWARD chain."""
+def check(root: Root, forwards: bool, is_session: bool) -> Check:
+    """``forwarding``: IPv4 forwarding and the policy of the FORWARD chain.
+
+    ``forwards``: a network runs whose guests' packets this host is to forward.
+    """
     if is_session:
         return Check(NAME, "ok", "does not apply to a session, whose guests use user networking")
     if not root.is_running:
         return Check(NAME, "unknown", "firewall rules are not in a copy of /proc and /sys")
     forward = root.number("proc/sys/net/ipv4/ip_forward")
-    if forward == 0 and nat_active:
+    if forward == 0 and forwards:
         return Check(
             NAME,
             "warn",
-            "IPv4 forwarding is off, though a NAT network is active: its guests reach only this host",
+            "IPv4 forwarding is off, though a NAT or routed network is active: its guests reach only this host",
             "sysctl -w net.ipv4.ip_forward=1 (libvirt sets it when the network starts; something took it back)",
         )
     rules = read()

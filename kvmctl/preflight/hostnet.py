@@ -85,6 +85,15 @@ def look(hypervisor: Hypervisor) -> HostNetwork | None:
     return HostNetwork({link.name: link for link in links}, tuple(routes))
 
 
+def neighbours() -> list[tuple[str, str]] | None:
+    """Address and MAC (lower case) of each IPv4 neighbour whose MAC the kernel knows; None where ``ip`` fails."""
+    try:
+        entries = _ip("-4", "neigh", "show")
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    return [(str(e["dst"]), str(e["lladdr"]).lower()) for e in entries if e.get("dst") and e.get("lladdr")]
+
+
 def is_here(hypervisor: Hypervisor) -> bool:
     """Whether the hypervisor's daemon runs in this process's network namespace.
 

@@ -115,7 +115,12 @@ def test_net_info_tells_what_is_not_in_force(host_a: Host) -> None:
         found: list[str] = host_a.kvmctl("net", "info", "default", "-o", "json").json()["problems"]
         return found
 
+    def checked(name: str) -> tuple[str, str]:
+        found = host_a.kvmctl("host", "check", "-o", "json").json()["checks"]
+        return next((check["level"], check["detail"]) for check in found if check["name"] == name)
+
     assert problems() == []
+    assert checked("networks") == ("ok", "1 network running, all in force")
     for break_it, mend_it, reason in (
         ("echo 0 >/proc/sys/net/ipv4/ip_forward", "echo 1 >/proc/sys/net/ipv4/ip_forward", "forwarding is off"),
         ("ip address del {ip} dev virbr0", "ip address add {ip} dev virbr0", "has lost"),
@@ -128,11 +133,15 @@ def test_net_info_tells_what_is_not_in_force(host_a: Host) -> None:
     ):
         host_a.run(["sh", "-c", break_it.format(ip=f"{host_a.subnet}.1/24")])
         found = problems()
+        levels = {checked("networks")[0], checked("forwarding")[0]}
         host_a.run(["sh", "-c", mend_it.format(ip=f"{host_a.subnet}.1/24")])
         assert len(found) == 1 and reason in found[0], found
+        assert levels == {"ok", "warn"}, reason
     host_a.run(["iptables", "-F", "LIBVIRT_FWO"])
     (told,) = problems()
     assert "restart libvirtd" in told
+    level, detail = checked("networks")
+    assert level == "warn" and detail == f"default: {told}"
     host_a.restart_libvirtd()
     assert problems() == []
     over = host_a.kvmctl("-c", host_a.tcp_uri, "net", "info", "default", "-o", "json").json()

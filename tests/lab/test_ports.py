@@ -227,9 +227,16 @@ def test_over_a_remote_connection_it_says_what_it_cannot(
     assert "remote" in seen[0]["reason"]
 
 
+def checked(host: Host, name: str) -> tuple[str, str]:
+    """Level and detail of one check of ``host check``."""
+    found = host.kvmctl("host", "check", "-o", "json").json()["checks"]
+    return next((check["level"], check["detail"]) for check in found if check["name"] == name)
+
+
 def test_what_is_not_in_force_is_told_and_put_back(guests: tuple[Guest, Guest], host_a: Host, host_b: Host) -> None:
     reserved = host_a.kvmctl("net", "info", "default", "-o", "json").json()["reservations"]
     assert [entry["mac"] for entry in reserved] == [WEB]
+    assert checked(host_a, "published-ports") == ("ok", "1 port published, all in force")
     trouble = {
         "nft flush chain inet kvmctl prerouting": "missing from the host's firewall",
         "nft delete table inet kvmctl": "missing from the host's firewall",
@@ -241,13 +248,17 @@ def test_what_is_not_in_force_is_told_and_put_back(guests: tuple[Guest, Guest], 
         host_a.run(["sh", "-c", break_it])
         (row,) = host_a.kvmctl("port", "list", "-o", "json").json()
         assert row["active"] is False and reason in row["reason"], break_it
+        level, detail = checked(host_a, "published-ports")
+        assert level == "warn" and "8080/tcp of web" in detail and reason in detail, break_it
         assert fetch(host_b, host_a.address, 8080).returncode != 0, break_it
         host_a.kvmctl("port", "sync")
         assert fetch(host_b, host_a.address, 8080).stdout.strip() == "web", break_it
     host_a.run(["sh", "-c", "echo 0 >/proc/sys/net/ipv4/ip_forward"])
     (row,) = host_a.kvmctl("port", "list", "-o", "json").json()
+    told = [checked(host_a, name) for name in ("published-ports", "forwarding")]
     host_a.run(["sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"])
     assert row["active"] is False and "ip_forward" in row["reason"]
+    assert [level for level, _ in told] == ["warn", "warn"]
 
 
 def test_docker_dropping_in_forward_does_not_stop_it(guests: tuple[Guest, Guest], host_a: Host, host_b: Host) -> None:
