@@ -270,7 +270,7 @@ def test_docker_dropping_in_forward_does_not_stop_it(guests: tuple[Guest, Guest]
 
 
 def test_libvirts_nftables_back_end(guests: tuple[Guest, Guest], host_a: Host, host_b: Host) -> None:
-    """What libvirt 10.4 and later make, rule by rule, beside the iptables rules of this one."""
+    """What libvirt 11.3 of Debian 13 made for its network ``default``, beside the iptables rules of this one."""
     table = f"""
         table ip libvirt_network {{
             chain forward {{ type filter hook forward priority filter; policy accept;
@@ -296,6 +296,13 @@ def test_libvirts_nftables_back_end(guests: tuple[Guest, Guest], host_a: Host, h
         host_a.kvmctl("port", "sync")
         chain = host_a.run(["nft", "list", "chain", "ip", "libvirt_network", "guest_input"]).stdout
         assert chain.count('comment "kvmctl"') == 1
+        # Told to reload, libvirt puts its own rules in front again.
+        host_a.run(["nft", "insert", "rule", "ip", "libvirt_network", "guest_input", 'oif "virbr0" counter reject'])
+        assert fetch(host_b, host_a.address, 8080).returncode != 0
+        (row,) = host_a.kvmctl("port", "list", "-o", "json").json()
+        assert row["active"] is False and "guest_input" in row["reason"] and "behind it" in row["reason"]
+        host_a.kvmctl("port", "sync")
+        assert fetch(host_b, host_a.address, 8080).stdout.strip() == "web"
         host_a.kvmctl("port", "remove", "web", "8080")
         chain = host_a.run(["nft", "list", "chain", "ip", "libvirt_network", "guest_input"]).stdout
         assert "kvmctl" not in chain and rules(host_a) == ""

@@ -1,11 +1,21 @@
 """Published ports in the firewall's language."""
 
 import json
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
-from kvmctl.model.port_rules import Redirect, Rule, guarded, iptables_input, nft_script, our_handles, redirects
+from kvmctl.model.port_rules import (
+    Redirect,
+    Rule,
+    guarded,
+    iptables_input,
+    nft_script,
+    our_handles,
+    redirects,
+    rejected_first,
+)
 
 WEB = Rule("tcp", None, 8080, "192.168.122.9", 80, "virbr0", "192.168.122.0/24")
 DNS = Rule("udp", "10.0.0.1", 53, "192.168.122.10", 5353, "virbr0", "192.168.122.0/24")
@@ -114,3 +124,36 @@ def test_nfts_listing_is_read() -> None:
     assert guarded({"nftables": [{"rule": {"chain": "guard", "expr": [guard, {"drop": None}]}}]}) == {"virbr0"}
     handles = {"nftables": [{"rule": {"handle": 3, "comment": "kvmctl"}}, {"rule": {"handle": 4}}]}
     assert our_handles(handles) == [3]
+
+
+def recorded(name: str) -> dict[str, Any]:
+    """What ``nft -j list chain ip libvirt_network guest_input`` printed beside libvirt 11.3.0 of Debian 13."""
+    text = (Path(__file__).parent / "data" / f"nft-libvirt-11.3-{name}.json").read_text()
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def test_an_accept_behind_libvirts_reject_is_seen() -> None:
+    # Another network made after kvmctl's accept, then libvirtd told to reload: it puts its own in front.
+    reloaded = recorded("reloaded")
+    assert rejected_first(reloaded) == {"virbr0"}
+    assert len(our_handles(reloaded)) == 1
+    rules = reloaded["nftables"]
+    ours = next(entry for entry in rules if entry.get("rule", {}).get("comment") == "kvmctl")
+    rules.remove(ours)
+    assert rejected_first(reloaded) == set()
+    rules.insert(2, ours)
+    assert rejected_first(reloaded) == set()
+    # Only what is rejected on the same bridge, or on all of them, matters.
+    ours["rule"]["expr"][0]["match"]["right"] = "virbr7"
+    rules.remove(ours)
+    rules.append(ours)
+    assert rejected_first(reloaded) == set()
+    everywhere = {"rule": {"chain": "guest_input", "handle": 1, "expr": [{"counter": {}}, {"drop": None}]}}
+    rules.insert(2, everywhere)
+    assert rejected_first(reloaded) == {"virbr7"}
+
+
+def test_libvirts_chain_without_kvmctls_accept() -> None:
+    fresh = recorded("fresh")
+    assert rejected_first(fresh) == set() and our_handles(fresh) == []
