@@ -1,6 +1,7 @@
 """The columns of ``list -o wide``, which cost more than the rest: addresses, OS, uptime, CPU use."""
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -9,12 +10,13 @@ import libvirt
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.model import xml
 from kvmctl.model.domain_view import os_name
-from kvmctl.operations import addresses
-from kvmctl.operations.uptime import uptimes
+from kvmctl.operations import addresses, processes
 
 # How long apart the two looks at a VM's CPU time are: long enough for the kernel's accounting (ticks of
 # 4 ms at the usual 250 Hz) to give a figure within a few percent.
 SAMPLE_SECONDS = 0.25
+# The same where the scheduler's own accounts are at hand, which are kept in ns.
+FINE_SAMPLE_SECONDS = 0.1
 
 
 def widen(
@@ -31,10 +33,11 @@ def widen(
     ``known`` are the addresses of a single VM where they were asked for already. Without ``sample`` nobody
     waits for two looks at the CPU time, and cpu_percent is None.
     """
-    first = cpu_times(hypervisor) if sample else {}
-    began = time.monotonic()
     running = [row["uuid"] for _, row in found if row["id"] is not None]
-    up = {} if hypervisor.is_remote else uptimes(running)
+    here = {} if hypervisor.is_remote else processes.find(running)
+    look, span = _meter(hypervisor, here, running)
+    first = look() if sample and running else {}
+    began = time.monotonic()
     with ThreadPoolExecutor(max_workers=8) as pool:
         trees = list(pool.map(lambda pair: _definition(pair[0]), found))
     there = [(domain, row, tree) for (domain, row), tree in zip(found, trees, strict=True) if tree is not None]
@@ -49,12 +52,23 @@ def widen(
         if row["id"] is not None:
             # An agent also lists addresses that only exist within the guest (its containers, its VPN).
             row["ips"] = addresses.flat(every.get(row["uuid"], {}), addresses.macs(tree))
-    if first and running:
-        time.sleep(max(0.0, SAMPLE_SECONDS - (time.monotonic() - began)))
-    use = percent(first, cpu_times(hypervisor) if first and running else {})
+    use: dict[str, float] = {}
+    if first:
+        time.sleep(max(0.0, span - (time.monotonic() - began)))
+        use = percent(first, look())
     for _, row in found:
-        row["uptime_seconds"] = up.get(row["uuid"])
+        process = here.get(row["uuid"])
+        row["uptime_seconds"] = process.uptime_seconds if process is not None else None
         row["cpu_percent"] = use.get(row["uuid"])
+
+
+def _meter(
+    hypervisor: Hypervisor, here: dict[str, processes.Process], running: list[str]
+) -> tuple[Callable[[], dict[str, tuple[float, int]]], float]:
+    """How to look at the VMs' CPU times, and how far apart the two looks are to be."""
+    if len(here) == len(running) == len(processes.cpu_times(here)):
+        return lambda: processes.cpu_times(here), FINE_SAMPLE_SECONDS
+    return lambda: cpu_times(hypervisor), SAMPLE_SECONDS
 
 
 def _definition(domain: libvirt.virDomain) -> xml.Element | None:
