@@ -1,12 +1,25 @@
-"""Networks: listing addresses of many guests, and publishing a port, against virsh."""
+"""Networks: listing addresses of many guests, publishing a port, and what a published port lets through.
 
+``python -m tests.bench.networks`` measures these alone.
+"""
+
+import argparse
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import libvirt
 
-from tests.bench.measure import Row, compare, quietly
+from tests.bench.measure import Row, compare, installed, quietly, save, table
+from tests.lab import images
+from tests.lab.guest import Guest
 from tests.lab.hosts import Host
+from tests.lab.lab import Lab
+
+# What the guest sends each time, in bytes: about a second's worth for an emulated one.
+AMOUNT = 128 << 20
 
 _DOMAIN = """
 <domain type='qemu'><name>{name}</name><memory unit='MiB'>16</memory><vcpu>1</vcpu>
@@ -66,4 +79,49 @@ def run(host: Host, kvmctl: str, rounds: int, count: int = 100) -> list[Row]:
                 between=lambda: quietly(on_host(kvmctl, "port", "remove", one, "--all"), env),
             )
         )
-    return rows
+    return [*rows, _throughput(host, kvmctl, max(3, rounds // 2))]
+
+
+def _throughput(host: Host, kvmctl: str, rounds: int) -> Row:
+    """The guest sends to its host: through a published port, and straight to the guest's own address."""
+    env = host.environment()
+    tiny = images.tiny()
+    boot = ["--kernel", str(tiny.kernel), "--initrd", str(tiny.initrd), "--cmdline", tiny.cmdline]
+    quietly(host.outside([kvmctl, "create", "sender", *boot, "--memory", "256M", "-p", "15001:5001"]), env)
+    try:
+        with Guest(host, "sender") as guest:
+            address = guest.ready().address()
+            guest.run(f"(while :; do nc -l -p 5001 -e head -c {AMOUNT} /dev/zero; done) >/dev/null 2>&1 &")
+
+            def receive(where: str) -> None:
+                # The guest may not listen again yet; that all of it has come is checked.
+                count = f"socat -u -b 262144 TCP:{where},retry=200,interval=0.01 - | wc -c"
+                quietly(host.outside(["sh", "-c", f'test "$({count})" = {AMOUNT}']), env)
+
+            return compare(
+                f"{AMOUNT >> 20} MiB from guest to host, through a forward",
+                "straight from its address",
+                lambda: receive(f"{host.address}:15001"),
+                lambda: receive(f"{address}:5001"),
+                rounds,
+            )
+    finally:
+        quietly(host.outside([kvmctl, "delete", "--yes", "sender"]), env)
+
+
+def main() -> None:
+    """Measure, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.networks", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=11, help="runs of each (default: %(default)s)")
+    parser.add_argument("--guests", type=int, default=100, help="how many are listed (default: %(default)s)")
+    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures there, too")
+    options = parser.parse_args()
+    with Lab(f"bn{os.getpid()}") as lab, installed() as kvmctl:
+        rows = run(lab.a, kvmctl, options.rounds, options.guests)
+    sys.stdout.write(table(rows) + "\n")
+    if options.json is not None:
+        save(rows, options.json)
+
+
+if __name__ == "__main__":
+    main()
