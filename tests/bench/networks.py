@@ -18,8 +18,8 @@ from tests.lab.guest import Guest
 from tests.lab.hosts import Host
 from tests.lab.lab import Lab
 
-# What the guest sends each time, in bytes: about a second's worth for an emulated one.
-AMOUNT = 128 << 20
+# What the guest sends each time, in bytes: a second or two for an emulated one.
+AMOUNT = 32 << 20
 
 _DOMAIN = """
 <domain type='qemu'><name>{name}</name><memory unit='MiB'>16</memory><vcpu>1</vcpu>
