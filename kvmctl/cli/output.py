@@ -408,6 +408,7 @@ def progress(app: App) -> Iterator[Progress]:
         return
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeElapsedColumn, TransferSpeedColumn
     from rich.progress import Progress as Bars
+    from rich.table import Column as Shape
 
     class Live(Plain):
         def __init__(self, bars: Bars) -> None:
@@ -430,6 +431,11 @@ def progress(app: App) -> Iterator[Progress]:
             self.now = (text, self.bars.add_task(text, total=total, bytes=total is not None))
             return self.now[1]
 
+    # A step whose length nobody knows has no bar: on a narrow terminal its text needs the room.
+    class OfKnownLength(BarColumn):
+        def render(self, task: Any) -> Any:
+            return super().render(task) if task.fields.get("bytes") else ""
+
     class OfBytes(DownloadColumn):
         def render(self, task: Any) -> Any:
             return super().render(task) if task.fields.get("bytes") else ""
@@ -439,11 +445,11 @@ def progress(app: App) -> Iterator[Progress]:
             return super().render(task) if task.fields.get("bytes") else ""
 
     with Bars(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
+        TextColumn("{task.description}", markup=False, table_column=Shape(no_wrap=True, overflow="ellipsis")),
+        OfKnownLength(bar_width=24),
         OfBytes(),
         Speed(),
-        TimeElapsedColumn(),
+        TimeElapsedColumn(table_column=Shape(no_wrap=True, min_width=7)),
         console=_console(app, sys.stderr),
         transient=True,
     ) as bars:

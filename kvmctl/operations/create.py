@@ -7,7 +7,7 @@ from typing import Any
 import libvirt
 
 from kvmctl.connection import Hypervisor, is_missing, translated
-from kvmctl.errors import NotFound
+from kvmctl.errors import KvmctlError, NotFound
 from kvmctl.model import xml
 from kvmctl.operations import claim, create_network, pools
 from kvmctl.operations.create_parts import VolumePlan
@@ -54,20 +54,33 @@ def run(
                 undo.add(f"power off {plan.name}", lambda: _destroy(domain))
             create_network.publish(hypervisor, domain, plan.metadata.forwards, undo)
         if not keep and wait is not None:
-            _wait(hypervisor, domain, wait, timeout, progress)
+            _wait(hypervisor, domain, wait, timeout, progress, keep=False)
         undo.keep()
     if keep and wait is not None:
-        _wait(hypervisor, domain, wait, timeout, progress)
+        _wait(hypervisor, domain, wait, timeout, progress, keep=True)
     return _result(hypervisor, domain, plan, time.monotonic() - began)
 
 
 def _wait(
-    hypervisor: Hypervisor, domain: libvirt.virDomain, condition: str, timeout: float | None, progress: Progress
+    hypervisor: Hypervisor,
+    domain: libvirt.virDomain,
+    condition: str,
+    timeout: float | None,
+    progress: Progress,
+    *,
+    keep: bool,
 ) -> None:
+    name = domain.name()
     # Imported late, like much else on this way: a creation that does not wait would pay for it.
     from kvmctl.operations.waiting import wait_for
 
-    wait_for(hypervisor, domain, condition, timeout, progress)
+    try:
+        wait_for(hypervisor, domain, condition, timeout, progress)
+    except KvmctlError as error:
+        if not keep:
+            # What is said there of a VM that others may look after is not true of one that is taken back.
+            error.hint = f"so {name} was taken back, with all that was made for it; --keep would leave it"
+        raise
 
 
 def _make(hypervisor: Hypervisor, plan: VolumePlan, progress: Progress, undo: Undo) -> None:

@@ -127,6 +127,23 @@ def test_dry_run_shows_the_xml_and_touches_nothing(host_a: Host, tiny: images.Ti
     assert f"<name>{name}</name>" in text
 
 
+@pytest.mark.usefixtures("leaves_nothing")
+def test_a_guest_that_does_not_get_far_enough_is_taken_back_unless_it_shall_stay(
+    host_a: Host, tiny: images.Tiny, vm_name: Named
+) -> None:
+    name = vm_name("late")
+    # The tiny guest has no cloud-init: that is waited for in vain.
+    make = ("create", name, *boot(tiny), *SMALL, "--disk", "1G", "--net", "user")
+    wait = ("--wait", "cloud-init", "--timeout", "3s")
+    gone = host_a.kvmctl(*make, *wait, check=False)
+    assert (gone.returncode, f"so {name} was taken back" in gone.stderr) == (6, True), gone.stderr
+    assert (domains(host_a), volumes(host_a)) == ([], [])
+    kept = host_a.kvmctl(*make, *wait, "--keep", check=False)
+    assert (kept.returncode, "the VM runs on" in kept.stderr) == (6, True), kept.stderr
+    assert host_a.conn.lookupByName(name).isActive()
+    host_a.kvmctl("delete", name, "--yes")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.usefixtures("leaves_nothing")
 def test_an_interrupted_creation_leaves_nothing(
