@@ -258,9 +258,13 @@ def _apt_proxy() -> str | None:
 
 def _bootstrap(planned: Plan, environment: dict[str, str], work: Path, progress: Progress) -> None:
     """Run mmdebstrap with the two scripts as hooks; they leave the boot loaders and root.img in ``work``."""
+    root = os.geteuid() == 0
     command = [
+        # As root it mounts this machine's /dev/shm in its tree, and where it is killed leaves it there, for whoever
+        # then removes the tree to empty. What is mounted in a namespace of its own goes with its processes.
+        *(("unshare", "--mount", "--propagation", "private", "--") if root else ()),
         "mmdebstrap",
-        "--mode=root" if os.geteuid() == 0 else "--mode=unshare",
+        "--mode=root" if root else "--mode=unshare",
         "--variant=minbase",
         "--format=null",
         f"--include={','.join(planned.packages)}",

@@ -141,6 +141,7 @@ def kept(kind: str, ingredients: Iterable[str | bytes], build: Callable[[Path], 
             path for path in cache().glob(f"{kind}-????????????????") if path.stat().st_mtime < time.time() - _KEPT
         ]
         for stale in [*cache().glob(f".{kind}-new-*"), *unwanted]:
+            _refuse_mounts(stale)
             shutil.rmtree(stale)
         fresh = Path(tempfile.mkdtemp(prefix=f".{kind}-new-", dir=cache()))
         try:
@@ -152,6 +153,14 @@ def kept(kind: str, ingredients: Iterable[str | bytes], build: Callable[[Path], 
     return folder
 
 
+def _refuse_mounts(folder: Path) -> None:
+    """A build that was killed may have left this machine's /proc or /dev/shm mounted in its tree: not to be emptied."""
+    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    inside = [mount for mount in mounts if mount.startswith(f"{folder}/")]
+    if inside:
+        raise OSError(f"left mounted by a build that was killed: run 'umount {' '.join(inside)}'")
+
+
 @contextlib.contextmanager
 def _lock(kind: str) -> Iterator[None]:
     with (cache() / f".{kind}.lock").open("w") as file:
@@ -160,12 +169,12 @@ def _lock(kind: str) -> Iterator[None]:
 
 
 def _initramfs(kind: str, kernel_package: str, modules: list[str]) -> Tiny:
-    real = _kernel_of(kernel_package)
+    real = kernel_of(kernel_package)
     recipe = [Path(__file__).read_bytes(), *(path.read_bytes() for path in sorted(HERE.glob("guest_*.sh")))]
 
     def build(folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder) as work:
-            kernel = _unpack(real, Path(work) / "kernel")
+            kernel = unpack(real, Path(work) / "kernel")
             vmlinuz = next((kernel / "boot").glob("vmlinuz-*"))
             vmlinuz.rename(folder / "vmlinuz")
             root = Path(work) / "root"
@@ -176,7 +185,7 @@ def _initramfs(kind: str, kernel_package: str, modules: list[str]) -> Tiny:
     return Tiny(made / "vmlinuz", made / "initrd")
 
 
-def _kernel_of(package: str) -> str:
+def kernel_of(package: str) -> str:
     """``NAME=VERSION`` of the kernel package that the metapackage ``package`` stands for."""
     depends = run(["apt-cache", "depends", "--important", package]).stdout
     match = re.search(r"Depends: (linux-image-[0-9]\S*)", depends)
@@ -188,7 +197,7 @@ def _kernel_of(package: str) -> str:
     return f"{match[1]}={version[1]}"
 
 
-def _unpack(package: str, into: Path) -> Path:
+def unpack(package: str, into: Path) -> Path:
     """Download a Debian package and unpack its files, installing nothing."""
     into.mkdir()
     # As the user apt drops to may not write there, it would warn; this says at once that root does it.
@@ -220,7 +229,7 @@ def _fill_root(root: Path, kernel: Path, modules: list[str], work: Path) -> None
         ("dropbear-bin", "usr/sbin/dropbear"),
         ("openssh-sftp-server", "usr/lib/openssh/sftp-server"),
     ):
-        unpacked = _unpack(package, work / package)
+        unpacked = unpack(package, work / package)
         _add_program(root, unpacked / program, f"/{program}")
 
 

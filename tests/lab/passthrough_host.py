@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tests.lab import passthrough_image
-from tests.lab.process import CommandFailed, Result
+from tests.lab.process import CommandFailed, Result, run
 
 _REPOSITORY = Path(__file__).parents[2]
 
@@ -30,16 +32,18 @@ FIRST_BUS = 2
 class PassthroughHost:
     """Runs it: QEMU with an emulated Intel IOMMU. Commands go through the guest agent. Use it in a ``with``.
 
+    Its file system is this machine's, with changes kept in its memory; /var/lib/libvirt is a disk of its own.
     On its buses: 0000:01:01.0 and 0000:01:02.0 (e1000, one IOMMU group, behind a PCI bridge); then ``nics``
     (e1000e) and ``nvmes``, each alone in its group; a USB stick on an xHCI controller of the root bus.
     """
 
     def __init__(self) -> None:
-        self.image = passthrough_image.outer()
+        self.images = passthrough_image.passthrough()
         self.nics = [f"0000:{FIRST_BUS + index:02x}:00.0" for index in range(NICS)]
         self.nvmes = [f"0000:{FIRST_BUS + NICS + index:02x}:00.0" for index in range(NVMES)]
         self.macs = {address: f"52:54:00:aa:00:{index:02x}" for index, address in enumerate(self.nics)}
         self._folder = tempfile.TemporaryDirectory(prefix="kvmctl-passthrough-")
+        self._disk = Path(self._folder.name) / "disk.raw"
         self._qemu: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._answers: BinaryIO | None = None
@@ -48,15 +52,15 @@ class PassthroughHost:
         try:
             self._start()
             self._wait_for_agent(600)
-            self.shell("systemctl is-system-running --wait || true; virsh version", timeout=600)
+            # The first question makes libvirt ask its emulator what it can do.
+            self.shell("virsh version", timeout=600)
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._socket is not None:
-            self._socket.close()
+        self._disconnect()
         if self._qemu is not None:
             self._qemu.kill()
             self._qemu.wait()
@@ -64,17 +68,17 @@ class PassthroughHost:
 
     def _start(self) -> None:
         place = Path(self._folder.name)
-        kernel = (
-            "root=/dev/vda rw console=ttyS0 quiet loglevel=4 intel_iommu=on net.ifnames=0 "
-            "systemd.show_status=0 systemd.journald.storage=volatile"
-        )
+        with self._disk.open("wb") as disk:
+            disk.truncate(1 << 30)
+        run(["mke2fs", "-q", "-t", "ext4", str(self._disk)])
+        kernel = "console=ttyS0 quiet loglevel=4 intel_iommu=on mitigations=off"
         with (place / "qemu.log").open("wb") as log:
             self._qemu = subprocess.Popen(
                 [
                     "qemu-system-x86_64",
                     *("-accel", "tcg,thread=multi", "-machine", "q35,kernel-irqchip=split", "-cpu", "max"),
                     *("-smp", "2", "-m", "2560", "-nodefaults", "-nic", "none", "-display", "none"),
-                    *("-kernel", str(self.image.kernel), "-initrd", str(self.image.initrd), "-append", kernel),
+                    *("-kernel", str(self.images.kernel), "-initrd", str(self.images.host), "-append", kernel),
                     *("-serial", f"file:{place / 'console.log'}"),
                     *("-chardev", f"socket,id=agent,path={place / 'agent'},server=on,wait=off"),
                     *self._devices(),
@@ -87,60 +91,84 @@ class PassthroughHost:
             )
 
     def _devices(self) -> list[str]:
-        disk = f"file={self.image.disk},format=raw,if=none,id=root,snapshot=on,cache=unsafe"
+        disk = f"file={self._disk},format=raw,if=none,id=disk,cache=unsafe"
+        # The firmware of both machines would run what a card has in its ROM; emulated twice over, for a long time.
+        no_rom = "romfile="
         found = ["-device", "intel-iommu,intremap=on"]
-        found += ["-drive", disk, "-device", "virtio-blk-pci,drive=root", "-device", "virtio-rng-pci"]
+        found += ["-drive", disk, "-device", "virtio-blk-pci,drive=disk", "-device", "virtio-rng-pci"]
         found += ["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"]
-        found += ["-fsdev", f"local,id=repo,path={_REPOSITORY},security_model=none,readonly=on"]
-        found += ["-device", "virtio-9p-pci,fsdev=repo,mount_tag=repo"]
+        # remap: there may be several file systems below /, with the same inode numbers.
+        found += ["-fsdev", "local,id=machine,path=/,security_model=none,readonly=on,multidevs=remap"]
+        found += ["-device", "virtio-9p-pci,fsdev=machine,mount_tag=machine"]
         found += ["-device", "qemu-xhci,id=usb", *_null_drive("stick")]
         found += ["-device", "usb-storage,bus=usb.0,drive=stick,serial=STICK"]
         found += ["-device", "pcie-pci-bridge,id=old,bus=pcie.0,addr=0x0e"]
         for number in (1, 2):
-            found += ["-device", f"e1000,bus=old,addr={number},mac=52:54:00:aa:01:0{number}"]
+            found += ["-device", f"e1000,bus=old,addr={number},mac=52:54:00:aa:01:0{number},{no_rom}"]
         for index in range(NICS + NVMES):
             slot, function = divmod(index, 8)
             place = f"bus=pcie.0,addr={0x10 + slot:#x}.{function},multifunction=on"
             found += ["-device", f"pcie-root-port,id=port{index},chassis={index + 1},{place}"]
             if index < NICS:
-                found += ["-device", f"e1000e,bus=port{index},mac={self.macs[self.nics[index]]}"]
+                found += ["-device", f"e1000e,bus=port{index},mac={self.macs[self.nics[index]]},{no_rom}"]
             else:
                 found += [*_null_drive(f"n{index}"), "-device", f"nvme,bus=port{index},drive=n{index},serial=N{index}"]
         return found
 
     def _wait_for_agent(self, patience: float) -> None:
         end = time.monotonic() + patience
-        while True:
+        for attempt in itertools.count(1):
             assert self._qemu is not None
             if self._qemu.poll() is not None:
                 raise CommandFailed(f"QEMU exited {self._qemu.returncode}\n{self._said()}")
+            # ValueError: the rest of an answer that an earlier attempt did not wait for.
             with contextlib.suppress(OSError, ValueError):
                 self._connect()
-                self._ask("guest-ping", patience=5)
+                self._synchronize(attempt)
                 return
             if time.monotonic() > end:
                 raise CommandFailed(f"the outer host's agent did not answer in {patience:g} s\n{self._said()}")
             time.sleep(0.5)
+
+    def _synchronize(self, number: int) -> None:
+        """Read past what the agent answers to earlier attempts, which have waited for it as it started."""
+        assert self._socket is not None
+        self._socket.settimeout(10)
+        request = {"execute": "guest-sync", "arguments": {"id": number}}
+        self._socket.sendall(json.dumps(request).encode() + b"\n")
+        while json.loads(self._line()).get("return") != number:
+            pass
+
+    def _line(self) -> bytes:
+        assert self._answers is not None
+        line = self._answers.readline()
+        if not line:
+            raise ConnectionError(f"QEMU has closed the agent's socket\n{self._said()}")
+        return line
 
     def _said(self) -> str:
         place = Path(self._folder.name)
         files = [place / "qemu.log", place / "console.log"]
         return "\n".join(path.read_text(errors="replace")[-3000:] for path in files if path.exists())
 
+    def _disconnect(self) -> None:
+        for end in (self._answers, self._socket):
+            if end is not None:
+                end.close()
+        self._answers = self._socket = None
+
     def _connect(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
+        self._disconnect()
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(str(Path(self._folder.name) / "agent"))
         self._answers = self._socket.makefile("rb")
 
-    def _ask(self, command: str, patience: float = 60, **arguments: Any) -> Any:
+    def _ask(self, command: str, patience: float = 300, **arguments: Any) -> Any:
         assert self._socket is not None
-        assert self._answers is not None
         self._socket.settimeout(patience)
         request = {"execute": command, **({"arguments": arguments} if arguments else {})}
         self._socket.sendall(json.dumps(request).encode() + b"\n")
-        answer = json.loads(self._answers.readline())
+        answer = json.loads(self._line())
         if "error" in answer:
             raise CommandFailed(f"{command}: {answer['error']}")
         return answer["return"]
@@ -150,8 +178,10 @@ class PassthroughHost:
         started: dict[str, Any] = {"path": args[0], "arg": list(args[1:]), "capture-output": True}
         environment = [
             "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            "HOME=/root",
+            "HOME=/lab/home",
             "LC_ALL=C.UTF-8",
+            f"PYTHONPATH={_REPOSITORY}",
+            "PYTHONDONTWRITEBYTECODE=1",
         ]
         pid = self._ask("guest-exec", **started, env=environment)["pid"]
         end = time.monotonic() + timeout
@@ -171,7 +201,7 @@ class PassthroughHost:
 
     def kvmctl(self, *args: str, check: bool = True, timeout: float = 300) -> Result:
         """Run this repository's kvmctl on the outer host."""
-        return self.run(["/usr/local/bin/kvmctl", *args], check=check, timeout=timeout)
+        return self.run([sys.executable, "-m", "kvmctl", *args], check=check, timeout=timeout)
 
     def pci(self) -> dict[str, dict[str, Any]]:
         """``kvmctl pci list`` by address."""

@@ -1,0 +1,21 @@
+#!/bin/busybox sh
+# Process 1 of the guest that gets the devices: prints what it has of them, again and again.
+bb=/bin/busybox
+$bb mkdir -p /proc /sys
+$bb mount -t proc proc /proc
+$bb mount -t sysfs sys /sys
+$bb mount -t devtmpfs dev /dev
+exec >/dev/ttyS0 2>&1 </dev/null
+for module in $($bb cat /modules/order); do $bb insmod /modules/$module.ko; done
+while :; do
+    nics= nvmes=0 sticks=0 passed=0
+    for address in /sys/class/net/e*/address; do [ -f $address ] && read mac <$address && nics="$nics $mac"; done
+    for disk in /sys/block/nvme*; do [ -d $disk ] && nvmes=$((nvmes + 1)); done
+    for disk in /sys/block/sd*; do [ -d $disk ] && sticks=$((sticks + 1)); done
+    for file in /sys/bus/pci/devices/*/class; do
+        read class <$file
+        case $class in 0x0200* | 0x0108*) passed=$((passed + 1)) ;; esac
+    done
+    echo "INNER pci=$passed nvme=$nvmes usb=$sticks nics=$nics END"
+    $bb sleep 1
+done

@@ -1,0 +1,35 @@
+#!/bin/sh
+# Process 1 of the emulated host once it has its file system: libvirt, the guest agent, and nothing else.
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
+export PATH LC_ALL
+exec </dev/null >/dev/console 2>&1
+mkdir -p /dev/pts /dev/shm
+mount -t devpts -o ptmxmode=666 devpts /dev/pts
+# What is the machine's own of libvirt is none of this host's.
+for place in /dev/shm /run /etc/libvirt /var/log/libvirt /var/cache/libvirt /sys/fs/cgroup; do
+    mkdir -p "$place"
+    mount -t tmpfs tmpfs "$place"
+done
+mkdir -p /var/lib/libvirt /run/lock /lab/home
+mount -t ext4 /dev/vda /var/lib/libvirt
+hostname outer
+ip link set lo up
+
+# libvirt asks each emulator there is what it can do; emulated, that takes a minute for those nobody needs.
+for emulator in /usr/bin/qemu-system-*; do
+    [ "$emulator" = /usr/bin/qemu-system-x86_64 ] || rm -f "$emulator"
+done
+cat >/etc/libvirt/libvirtd.conf <<'CONF'
+host_uuid = "0f5a3b4e-6a41-4c6e-9d7e-2f0c7f1b2a33"
+auth_unix_rw = "none"
+CONF
+cat >/etc/libvirt/qemu.conf <<'CONF'
+user = "root"
+group = "root"
+stdio_handler = "file"
+security_driver = "none"
+CONF
+libvirtd --daemon --pid-file /run/libvirtd.pid
+/lab/qemu-ga --method virtio-serial --path /dev/vport*p1 &
+# Guests are orphans, which process 1 has to bury.
+while :; do sleep 1; done
