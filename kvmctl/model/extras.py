@@ -1,20 +1,41 @@
-"""Devices that ``create --device`` adds beside disks and cards."""
+"""Devices beside disks and cards: what ``--device`` and ``device attach`` name, and what a VM has of them."""
 
+import re
 from dataclasses import dataclass, field
 
 from kvmctl.errors import UsageProblem
-from kvmctl.model import xml
+from kvmctl.model import mdev, xml
 
 _WATCHDOG_ACTIONS = ("reset", "shutdown", "poweroff", "pause", "none", "dump", "inject-nmi")
-_HINT = "one of watchdog[,action=A], vsock, panic, serial, parallel, rng, share=DIR:TAG[,driver=virtiofs][,readonly]"
+_HINT = (
+    "one of watchdog[,action=A], vsock, panic, serial, parallel, rng, share=DIR:TAG[,driver=virtiofs][,readonly], "
+    "mdev=UUID[,display=on]"
+)
+# What each kind is in a <domain>, in the order of a list.
+_TAGS = {
+    "watchdog": "watchdog",
+    "vsock": "vsock",
+    "panic": "panic",
+    "serial": "serial",
+    "parallel": "parallel",
+    "rng": "rng",
+    "share": "filesystem",
+    "mdev": "hostdev",
+}
+KINDS = tuple(_TAGS)
 
 
 @dataclass(frozen=True)
 class ExtraDevice:
-    """One device: its element, and whether the guest's memory must be shared with another process for it."""
+    """One device: its element, and whether the guest's memory must be shared with another process for it.
 
+    ``mdev`` is the UUID of the host's mediated device that it is.
+    """
+
+    kind: str
     element: xml.Element = field(compare=False)
     shared_memory: bool = False
+    mdev: str | None = None
 
 
 def parse_device(text: str, arch: str = "x86_64") -> ExtraDevice:
@@ -33,6 +54,12 @@ def parse_device(text: str, arch: str = "x86_64") -> ExtraDevice:
 def _make(kind: str, value: str, given: dict[str, str], arch: str, text: str) -> ExtraDevice:
     if kind == "share":
         return _share(value, given, text)
+    if kind == "mdev":
+        display = given.pop("display", "off")
+        if display not in ("on", "off"):
+            raise UsageProblem(f"--device {text[:80]!a}: display={display[:30]!a} is neither on nor off")
+        uuid = mdev.parse_uuid(value)
+        return ExtraDevice("mdev", mdev.hostdev_element(uuid, display=display == "on"), mdev=uuid)
     if value:
         raise UsageProblem(f"--device {text[:80]!a}: {kind[:30]} takes no value", _HINT)
     if kind == "watchdog":
@@ -42,20 +69,20 @@ def _make(kind: str, value: str, given: dict[str, str], arch: str, text: str) ->
                 f"--device {text[:80]!a}: action={action[:30]!a} is none of {', '.join(_WATCHDOG_ACTIONS)}"
             )
         model = "i6300esb" if arch in ("x86_64", "i686") else "diag288" if arch == "s390x" else "i6300esb"
-        return ExtraDevice(xml.new("watchdog", model=model, action=action))
+        return ExtraDevice(kind, xml.new("watchdog", model=model, action=action))
     if kind == "vsock":
         vsock = xml.new("vsock", model="virtio")
         xml.add(vsock, "cid", auto="yes")
-        return ExtraDevice(vsock)
+        return ExtraDevice(kind, vsock)
     if kind == "panic":
         # On x86 it is an ISA device; the PCI one is newer than libvirt 9.0.
-        return ExtraDevice(xml.new("panic", model="isa" if arch in ("x86_64", "i686") else None))
+        return ExtraDevice(kind, xml.new("panic", model="isa" if arch in ("x86_64", "i686") else None))
     if kind in ("serial", "parallel"):
-        return ExtraDevice(xml.new(kind, type_="pty"))
+        return ExtraDevice(kind, xml.new(kind, type_="pty"))
     if kind == "rng":
         rng = xml.new("rng", model="virtio")
         xml.add(rng, "backend", "/dev/urandom", model="random")
-        return ExtraDevice(rng)
+        return ExtraDevice(kind, rng)
     raise UsageProblem(f"--device {text[:80]!a}: no device {kind[:30]!a}", _HINT)
 
 
@@ -82,7 +109,7 @@ def _share(value: str, given: dict[str, str], text: str) -> ExtraDevice:
     xml.add(share, "target", dir=tag)
     if readonly is not None:
         xml.add(share, "readonly")
-    return ExtraDevice(share, shared_memory=driver == "virtiofs")
+    return ExtraDevice("share", share, shared_memory=driver == "virtiofs")
 
 
 def add_to(domain: xml.Element, extras: tuple[ExtraDevice, ...]) -> None:
@@ -92,8 +119,95 @@ def add_to(domain: xml.Element, extras: tuple[ExtraDevice, ...]) -> None:
     for extra in extras:
         devices.append(extra.element)
     if any(extra.shared_memory for extra in extras):
-        backing = domain.find("memoryBacking")
-        if backing is None:
-            backing = xml.add(domain, "memoryBacking")
+        share_memory(domain)
+
+
+def memory_is_shared(domain: xml.Element) -> bool:
+    """Whether other processes of the host can reach the guest's memory, as virtiofs needs it."""
+    return domain.find("memoryBacking/access[@mode='shared']") is not None
+
+
+def share_memory(domain: xml.Element) -> None:
+    """Let them, from the guest's next start."""
+    if memory_is_shared(domain):
+        return
+    backing = domain.find("memoryBacking")
+    if backing is None:
+        backing = xml.add(domain, "memoryBacking")
+    if backing.find("source") is None:
         xml.add(backing, "source", type_="memfd")
-        xml.add(backing, "access", mode="shared")
+    for old in backing.findall("access"):
+        backing.remove(old)
+    xml.add(backing, "access", mode="shared")
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A device that a VM has. ``name`` is unique in the VM: ``rng0``, ``share=data``, ``mdev=UUID``."""
+
+    name: str
+    kind: str
+    detail: str | None
+    element: xml.Element = field(compare=False)
+
+
+def attached(domain: xml.Element | None) -> list[Attached]:
+    """The devices of these kinds in a ``<domain>``, numbered as it lists them."""
+    found: list[Attached] = []
+    if domain is None:
+        return found
+    for kind, tag in _TAGS.items():
+        elements = domain.findall(f"devices/{tag}")
+        if kind == "mdev":
+            elements = [element for element in elements if mdev.uuid_of(element)]
+        for number, element in enumerate(elements):
+            tagged = element.find("target") if kind == "share" else None
+            if kind == "mdev":
+                name = f"mdev={mdev.uuid_of(element)}"
+            elif tagged is not None and tagged.get("dir"):
+                name = f"share={tagged.get('dir')}"
+            else:
+                name = f"{kind}{number}"
+            found.append(Attached(name, kind, _detail(kind, element), element))
+    return found
+
+
+def _detail(kind: str, element: xml.Element) -> str | None:
+    """What tells it from others of its kind."""
+    source, cid = element.find("source"), element.find("cid")
+    if kind == "watchdog":
+        return f"{element.get('model')}, {element.get('action', 'reset')}"
+    if kind == "vsock" and cid is not None:
+        return f"cid {cid.get('address')}" if cid.get("address") else None
+    if kind == "share" and source is not None:
+        driver = element.find("driver[@type='virtiofs']")
+        mode = "virtiofs" if driver is not None else "9p"
+        return f"{source.get('dir')}, {mode}{', readonly' if element.find('readonly') is not None else ''}"
+    if kind == "rng":
+        return element.findtext("backend")
+    if kind in ("serial", "parallel"):
+        return (source.get("path") if source is not None else None) or element.get("type")
+    return element.get("model")
+
+
+def select(devices: list[Attached], text: str) -> Attached | None:
+    """The one that ``text`` names: its name, or its kind where it is the only one. None where there is none.
+
+    Raises UsageProblem for what can be no name, and where a kind names several.
+    """
+    if not re.fullmatch(rf"({'|'.join(KINDS)})([0-9]{{0,3}}|=.{{1,200}})", text):
+        raise UsageProblem(f"{text[:80]!a} names no device", "write its name in 'kvmctl device list', like rng0")
+    hits = [device for device in devices if text in (device.name, device.kind)]
+    if len(hits) > 1:
+        names = ", ".join(device.name for device in hits)
+        raise UsageProblem(f"there are several: {names}", "name one of them")
+    return hits[0] if hits else None
+
+
+def without_place(element: xml.Element) -> str:
+    """The element as text, without what libvirt filled in, to tell whether two definitions mean the same device."""
+    copy = xml.parse(xml.raw(element), "device")
+    for tag in ("address", "alias"):
+        for child in copy.findall(tag):
+            copy.remove(child)
+    return xml.raw(copy).strip()

@@ -44,7 +44,7 @@ def test_the_list_says_what_can_be_passed_and_why_the_rest_cannot(outer: Passthr
     )
     (disk,) = [row for row in found.values() if "vda" in row["disks"]]
     assert disk["assignable"] is False
-    assert "/var/lib/libvirt mounted from vda" in disk["reason"]
+    assert "/var/lib/libvirt mounted from /dev/vda" in disk["reason"]
     assert "shares IOMMU group" in found["0000:00:1f.2"]["reason"]
     assert "0000:00:1f.0" in found["0000:00:1f.2"]["reason"]
     assert found["0000:01:01.0"]["with_group"] is True
