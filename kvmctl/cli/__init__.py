@@ -60,6 +60,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "net": ("Networks", "net", "Make and manage networks: NAT, routed, isolated, open, bridge, macvtap."),
     "nic": ("Networks", "nic", "List, plug in and pull out a VM's network cards."),
     "disk": ("Devices", "disk", "List, plug in, pull out and grow a VM's disks, and change its CDs."),
+    "device": ("Devices", "device", "List, plug in and pull out watchdogs, vsocks, shares and the like."),
     "usb": ("Devices", "usb", "List the host's USB devices and pass them to VMs."),
     "pci": ("Devices", "pci", "List the host's PCI devices and pass them to VMs."),
     "wait": ("Virtual machines", "wait", "Wait until VMs are so far."),

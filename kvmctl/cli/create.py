@@ -93,7 +93,7 @@ class WithMaximum(click.ParamType):
     "devices",
     multiple=True,
     metavar="KIND[,OPTION...]",
-    help="watchdog, vsock, panic, serial, parallel, rng or share=DIR:TAG.",
+    help="watchdog, vsock, panic, serial, parallel, rng, share=DIR:TAG or mdev=UUID.",
 )
 @click.option("--sound", is_flag=True, help="A sound card.")
 @click.option("--title", metavar="TEXT", help="A title that lists may show.")

@@ -29,6 +29,19 @@ COLUMNS = [
 ]
 
 
+MDEV_COLUMNS = [
+    Column("uuid", "UUID"),
+    Column("type", "TYPE"),
+    Column("name", "NAME"),
+    Column("parent", "PARENT"),
+    Column("device_api", "API", wide=True),
+    Column("iommu_group", "GROUP", right=True),
+    Column("driver", "DRIVER", wide=True),
+    Column("available", "CAN BE MADE", right=True),
+    Column("used_by", "USED BY"),
+]
+
+
 @click.group()
 @everywhere
 def pci() -> None:
@@ -43,6 +56,7 @@ def pci() -> None:
 
 @pci.command("list")
 @click.option("--assignable", is_flag=True, help="Only those that can be passed to a VM now.")
+@click.option("--mdev", is_flag=True, help="The mediated devices instead, and the kinds that can be made.")
 @click.option(
     "--root",
     type=click.Path(path_type=Path),
@@ -51,7 +65,7 @@ def pci() -> None:
 )
 @everywhere
 @click.pass_obj
-def list_(app: App, assignable: bool, root: Path | None) -> None:
+def list_(app: App, assignable: bool, mdev: bool, root: Path | None) -> None:
     """List the host's PCI devices, which can be passed to a VM, and why the others cannot.
 
     \b
@@ -59,9 +73,13 @@ def list_(app: App, assignable: bool, root: Path | None) -> None:
       kvmctl pci list
       kvmctl pci list --assignable -o wide
       kvmctl -c qemu+ssh://host/system pci list -o json
+      kvmctl pci list --mdev
     """
     from kvmctl.operations import pci_host
 
+    if mdev:
+        _list_mdev(app, root)
+        return
     judge = pci_host.judge_tree(root) if root is not None else pci_host.judge_host(app.connect())
     rows = [row for row in pci_host.rows(judge) if row["assignable"] or not assignable]
     output.show_list(

@@ -202,12 +202,3 @@ def select(devices: list[Attached], text: str) -> Attached | None:
         names = ", ".join(device.name for device in hits)
         raise UsageProblem(f"there are several: {names}", "name one of them")
     return hits[0] if hits else None
-
-
-def without_place(element: xml.Element) -> str:
-    """The element as text, without what libvirt filled in, to tell whether two definitions mean the same device."""
-    copy = xml.parse(xml.raw(element), "device")
-    for tag in ("address", "alias"):
-        for child in copy.findall(tag):
-            copy.remove(child)
-    return xml.raw(copy).strip()

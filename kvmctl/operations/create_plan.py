@@ -73,6 +73,7 @@ def plan(hypervisor: Hypervisor, request: Request, progress: Progress | None = N
     images first, where it stays for the next guest; without ``bring`` that is NotFound.
     """
     check(request)
+    _check_mdevs(hypervisor, request)
     system = None
     if request.os is not None:
         # Imported late: only --os needs it.
@@ -207,6 +208,16 @@ def _pci(hypervisor: Hypervisor, request: Request) -> tuple[PciAddress, ...]:
     devices = choose(judge_host(hypervisor), request.pci, request.name)
     check_count(0, len(devices))
     return tuple(device.address for device in devices)
+
+
+def _check_mdevs(hypervisor: Hypervisor, request: Request) -> None:
+    uuids_ = [device.mdev for device in request.devices if device.mdev is not None]
+    if not uuids_:
+        return
+    from kvmctl.operations import mdev
+
+    for uuid in uuids_:
+        mdev.check(hypervisor, uuid, request.name)
 
 
 def _machine(guest: xml.Element, arch: str) -> str:
