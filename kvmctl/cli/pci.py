@@ -87,6 +87,15 @@ def list_(app: App, assignable: bool, mdev: bool, root: Path | None) -> None:
     )
 
 
+def _list_mdev(app: App, root: Path | None) -> None:
+    from kvmctl.operations import mdev as operation
+
+    rows = operation.listing_of_tree(root) if root is not None else operation.listing(app.connect())
+    output.show_list(
+        app, rows, MDEV_COLUMNS, name="uuid", empty="no device of this host can be shared as mediated devices"
+    )
+
+
 @pci.command("attach")
 @click.argument("vm", shell_complete=complete_vms)
 @click.argument("devices", nargs=-1, required=True, metavar="DEVICE...")

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 @click.option("--cpu-shares", type=click.IntRange(2, 262144), metavar="N", help="Its weight when CPUs are short.")
 @click.option("--cpu-limit", type=click.IntRange(0, 100), metavar="PERCENT", help="Of a CPU, for each vCPU; 0: none.")
 @click.option("--hugepages/--no-hugepages", default=None, help="Back its memory with huge pages; for the next start.")
+@click.option("--memory-limit", metavar="hard=SIZE,soft=SIZE", help="Of the host's memory; 0 takes one away.")
+@click.option("--numa", metavar="CELLS[,host=NODES]", help="NUMA nodes in the guest; 0: none; for the next start.")
 @click.option("--boot", metavar="DEVICE[,...]", help="disk, cdrom, network, targets or MACs; for the next start.")
 @click.option("--disk-limit", "disk_limits", multiple=True, metavar="TARGET,iops=N,bps=SIZE", help="0 takes one away.")
 @click.option("--net-limit", "net_limits", multiple=True, metavar="MAC,in=SIZE,out=SIZE", help="Rates; 0: none.")
@@ -64,6 +66,7 @@ def set_command(
       kvmctl set web-1 --vcpus 4,max=8 --config
       kvmctl set 'web-*' --title "Web server" --autostart
       kvmctl set web-1 --pin 0:2 --pin 1:3 --disk-limit vda,iops=500
+      kvmctl set web-1 --numa 2 --hugepages --config
       kvmctl set web-1 --boot cdrom,disk --cpu host-passthrough --config
     """
     from kvmctl.cli.targets import for_each, resolve
@@ -112,6 +115,8 @@ def _tuning(given: dict[str, Any]) -> Any:
         boot=tuple(given["boot"].split(",")) if given["boot"] else (),
         disk_limits=tuple(map(tuning.parse_disk_limit, given["disk_limits"])),
         net_limits=tuple(map(tuning.parse_net_limit, given["net_limits"])),
+        memory_limit=tuning.parse_memory_limit(given["memory_limit"]) if given["memory_limit"] else None,
+        numa=tuning.parse_numa(given["numa"]) if given["numa"] else None,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from kvmctl.errors import NotFound, UsageProblem
 from kvmctl.model import xml
-from kvmctl.model.units import parse_size
+from kvmctl.model.units import KIB, MIB, parse_size
 
 CPU_MODES = ("host-passthrough", "host-model", "maximum")
 
@@ -80,6 +80,110 @@ def parse_net_limit(text: str) -> NetLimit:
         if 0 < rates[key] < 1024:
             raise UsageProblem(f"--net-limit {text[:60]!a}: the least rate is 1 KiB a second")
     return NetLimit(mac.lower(), rates.get("in"), rates.get("out"))
+
+
+@dataclass(frozen=True)
+class MemoryLimit:
+    """Bytes of the host that the guest's QEMU may hold; None leaves a limit, 0 takes it away.
+
+    Past ``hard`` the host's kernel kills it; ``soft`` is what it is pressed down to when the host is short.
+    """
+
+    hard: int | None
+    soft: int | None
+
+
+def parse_memory_limit(text: str) -> MemoryLimit:
+    """``hard=SIZE,soft=SIZE``, one of the two at least. Raises UsageProblem."""
+    options = text.split(",")
+    given = dict(option.partition("=")[::2] for option in options)
+    if set(given) - {"hard", "soft"} or len(given) != len(options):
+        raise UsageProblem(
+            f"--memory-limit {text[:60]!a} is no limit", "write it like hard=6G or soft=2G,hard=6G; 0 takes it away"
+        )
+    sizes = {key: 0 if value == "0" else parse_size(value, MIB) // KIB * KIB for key, value in given.items()}
+    hard, soft = sizes.get("hard"), sizes.get("soft")
+    if hard and soft and soft > hard:
+        raise UsageProblem(f"--memory-limit {text[:60]!a}: the soft limit is above the hard one")
+    return MemoryLimit(hard, soft)
+
+
+def set_memory_limit(domain: xml.Element, limit: MemoryLimit) -> None:
+    """Set the limits in the ``<domain>``'s ``<memtune>``."""
+    tune = domain.find("memtune")
+    if tune is None:
+        tune = xml.add(domain, "memtune")
+    for tag, value in (("hard_limit", limit.hard), ("soft_limit", limit.soft)):
+        if value is None:
+            continue
+        for old in tune.findall(tag):
+            tune.remove(old)
+        if value:
+            xml.add(tune, tag, value // KIB, unit="KiB")
+    if not len(tune):
+        domain.remove(tune)
+
+
+def memory_limit_of(domain: xml.Element) -> MemoryLimit:
+    """The limits that a ``<domain>`` says (libvirt always writes them in KiB); 0 for none."""
+    found = []
+    for tag in ("hard_limit", "soft_limit"):
+        text = domain.findtext(f"memtune/{tag}", "").strip()
+        found.append(int(text) * KIB if text.isascii() and text.isdigit() else 0)
+    return MemoryLimit(*found)
+
+
+@dataclass(frozen=True)
+class Numa:
+    """``cells`` NUMA nodes in the guest, its vCPUs and memory divided among them; 0: none.
+
+    ``host_nodes`` are the host's nodes that all its memory shall come from, as libvirt writes them; None: any.
+    """
+
+    cells: int
+    host_nodes: str | None = None
+
+
+def parse_numa(text: str) -> Numa:
+    """``CELLS[,host=NODES]``, NODES as ``0-1,3``. Raises UsageProblem."""
+    match = re.fullmatch(r"([0-9]{1,3})(?:,host=([0-9]{1,3}(?:-[0-9]{1,3})?(?:,[0-9]{1,3}(?:-[0-9]{1,3})?)*))?", text)
+    if match is None:
+        raise UsageProblem(f"--numa {text[:60]!a} is no CELLS[,host=NODES]", "write it like 2 or 2,host=0-1; 0 is none")
+    return Numa(int(match[1]), match[2])
+
+
+def set_numa(domain: xml.Element, numa: Numa) -> None:
+    """Give the ``<domain>`` these NUMA nodes. Raises UsageProblem for more nodes than vCPUs or MiB of memory."""
+    for place, tag in (("cpu", "numa"), (".", "numatune")):
+        for holder in domain.findall(place):
+            for old in holder.findall(tag):
+                holder.remove(old)
+    if numa.cells:
+        vcpus = int(domain.findtext("vcpu", "1").strip())
+        memory = int(domain.findtext("memory", "0").strip())
+        if numa.cells > vcpus or numa.cells > memory // 1024:
+            raise UsageProblem(
+                f"{numa.cells} NUMA nodes are more than its {vcpus} vCPUs or its memory can be divided into"
+            )
+        cpu = domain.find("cpu")
+        if cpu is None:
+            cpu = xml.add(domain, "cpu")
+        holder = xml.add(cpu, "numa")
+        share = memory // 1024 // numa.cells * 1024
+        for cell in range(numa.cells):
+            first, last = cell * vcpus // numa.cells, (cell + 1) * vcpus // numa.cells - 1
+            # The last one gets what cannot be divided.
+            size = share if cell < numa.cells - 1 else memory - share * (numa.cells - 1)
+            cpus = str(first) if first == last else f"{first}-{last}"
+            xml.add(holder, "cell", id=cell, cpus=cpus, memory=size, unit="KiB")
+    if numa.host_nodes is not None:
+        xml.add(xml.add(domain, "numatune"), "memory", mode="strict", nodeset=numa.host_nodes)
+
+
+def numa_of(domain: xml.Element) -> Numa:
+    """The NUMA nodes of a ``<domain>``."""
+    memory = domain.find("numatune/memory")
+    return Numa(len(domain.findall("cpu/numa/cell")), memory.get("nodeset") if memory is not None else None)
 
 
 def set_cpu(domain: xml.Element, cpu: str) -> None:

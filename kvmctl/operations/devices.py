@@ -84,6 +84,8 @@ def plan_attach(
             f"{harmless(shown)} runs without shared memory, which virtiofs needs",
             "--config adds both for the next start; driver=9p does without",
         )
+    if halves.live and wanted.shared_memory:
+        _check_cgroup(domain, shown)
     element = wanted.element
     if halves.live and wanted.kind == "serial":
         # An ISA port is there from the start or not at all; one on USB can come later.
@@ -91,6 +93,22 @@ def plan_attach(
         xml.add(element, "target", type_="usb-serial")
     redefine = wanted.shared_memory and saved_xml is not None and not extras.memory_is_shared(saved_xml)
     return Attach(domain, shown, wanted.kind, element, halves, redefine and halves.config)
+
+
+def _check_cgroup(domain: libvirt.virDomain, shown: str) -> None:
+    """Raise Refused where libvirt has no cgroup for the guest: plugging virtiofs in, its daemon (9.0) then crashes.
+
+    Seen with virsh as well; it puts virtiofsd into the guest's cgroup without looking whether there is one.
+    """
+    try:
+        domain.memoryParameters(LIVE)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
+            raise
+        raise Refused(
+            f"{harmless(shown)} runs without a cgroup, so virtiofs cannot be plugged in: {explain(error).message}",
+            "--config adds it for the next start",
+        ) from error
 
 
 def _name(wanted: ExtraDevice) -> str | None:
@@ -136,8 +154,10 @@ def _names(domain: libvirt.virDomain, halves: Affect) -> list[str]:
 
 def _refusal(plan: Attach, error: libvirt.libvirtError) -> KvmctlError:
     known = explain(error)
-    # For a machine without a free slot libvirt has no code of its own.
-    no_room = "PCI slots" in known.message or "No more available" in known.message
+    if "vhost-vsock" in known.message:
+        return Refused(f"that host cannot give a VM a vsock: {known.message}", "'modprobe vhost_vsock' there")
+    # For a machine without a free slot, or a bus without hot-plug, libvirt has no code of its own.
+    no_room = "No more available PCI slots" in known.message or "does not support hotplugging" in known.message
     if plan.affect.live and (error.get_error_code() in _ONLY_FROM_START or no_room):
         return Refused(
             f"{harmless(plan.name)} cannot get a {plan.kind} while it runs: {known.message}",

@@ -13,7 +13,7 @@ import libvirt
 
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import Conflict, Refused, UsageProblem
-from kvmctl.model import domain_view
+from kvmctl.model import domain_view, tuning, xml
 from kvmctl.model.domain_view import DomainView
 from kvmctl.model.names import harmless
 from kvmctl.model.state import ACTIVE
@@ -244,6 +244,7 @@ def _memory(look: _Look, settings: Settings) -> list[Change]:
         new_room = most or max(room, wanted or 0)
         now = wanted if wanted is not None else min(before, new_room)
         if new_room != room:
+            _check_undivided(look)
             flags = CONFIG | libvirt.VIR_DOMAIN_MEM_MAXIMUM
             changes.append(_memory_change(look, new_room, room, flags, "at most in the definition"))
         if now != before or new_room != room:
@@ -251,6 +252,16 @@ def _memory(look: _Look, settings: Settings) -> list[Change]:
     elif most is not None and look.live is not None and most != look.live.max_memory_bytes:
         raise Conflict(f"the maximum of memory of {look.name} cannot change while it runs", "leave --live out")
     return changes
+
+
+def _check_undivided(look: _Look) -> None:
+    """Raise Conflict where the memory is divided among NUMA nodes: libvirt then changes no maximum."""
+    tree = xml.parse(look.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), "domain", "domain")
+    if tuning.numa_of(tree).cells:
+        raise Conflict(
+            f"the memory of {look.name} is divided among NUMA nodes, so its maximum stays",
+            f"'kvmctl set {look.name} --numa 0' first, and --numa again afterwards",
+        )
 
 
 def _in_kib(size: int | None) -> int | None:

@@ -8,14 +8,16 @@ import libvirt
 
 from kvmctl.errors import Conflict, KvmctlError, NotFound, Refused, UsageProblem
 from kvmctl.model import tuning, xml
-from kvmctl.model.tuning import DiskLimit, NetLimit, Pin
-from kvmctl.model.units import human_size
+from kvmctl.model.tuning import DiskLimit, MemoryLimit, NetLimit, Numa, Pin
+from kvmctl.model.units import KIB, human_size
 from kvmctl.operations.disks import disks_of
 from kvmctl.operations.pci_host import definitions
 
 LIVE, CONFIG = libvirt.VIR_DOMAIN_AFFECT_LIVE, libvirt.VIR_DOMAIN_AFFECT_CONFIG
 # The period, in microseconds, that a quota is a part of: libvirt's and the kernel's own default.
 _PERIOD = 100_000
+# VIR_DOMAIN_MEMORY_PARAM_UNLIMITED of libvirt-domain.h, which its Python binding lacks.
+_UNLIMITED = 2**53 - 1
 # (what it is for people, what makes it, what takes it back)
 Step = tuple[str, Callable[[], object], Callable[[], object]]
 
@@ -32,11 +34,18 @@ class Tuning:
     boot: tuple[str, ...] = ()
     disk_limits: tuple[DiskLimit, ...] = ()
     net_limits: tuple[NetLimit, ...] = ()
+    memory_limit: MemoryLimit | None = None
+    numa: Numa | None = None
 
     @property
     def next_start_only(self) -> list[str]:
         """The options among these that a running guest cannot take."""
-        given = (("--cpu", self.cpu), ("--hugepages", self.hugepages), ("--boot", self.boot or None))
+        given: tuple[tuple[str, object], ...] = (
+            ("--cpu", self.cpu),
+            ("--hugepages", self.hugepages),
+            ("--boot", self.boot or None),
+            ("--numa", self.numa),
+        )
         return [name for name, value in given if value is not None]
 
 
@@ -57,6 +66,7 @@ def steps(domain: libvirt.virDomain, name: str, wanted: Tuning, live: bool, conf
         if tree is not None:
             found += _pins(domain, name, wanted, tree, flag)
             found += _scheduler(domain, wanted, tree, flag)
+            found += _memory_limit(domain, name, wanted, tree, flag)
             found += _disk_limits(domain, name, wanted, tree, flag)
             found += _net_limits(domain, name, wanted, tree, flag)
     return found
@@ -75,6 +85,11 @@ def _in_definition(domain: libvirt.virDomain, name: str, wanted: Tuning, saved: 
     if huge is not None and (saved.find("memoryBacking/hugepages") is not None) != huge:
         what = f"huge pages {'on' if huge else 'off'} for the next start"
         found.append(_redefine(domain, what, lambda tree: tuning.set_hugepages(tree, huge)))
+    if wanted.numa is not None and tuning.numa_of(saved) != wanted.numa:
+        numa = wanted.numa
+        _check_numa(domain, saved, numa)
+        what = f"{numa.cells or 'no'} NUMA nodes for the next start"
+        found.append(_redefine(domain, what, lambda tree: tuning.set_numa(tree, numa)))
     if wanted.boot:
         trial = xml.parse(xml.raw(saved), "domain", "domain")
         tuning.set_boot(trial, list(wanted.boot), name)
@@ -96,6 +111,22 @@ def _check_cpu(domain: libvirt.virDomain, saved: xml.Element, cpu: str) -> None:
         raise UsageProblem(f"no CPU mode or model {cpu[:60]!a} on that host", "see 'virsh domcapabilities'")
     if models.get(cpu) == "no":
         raise Refused(f"that host cannot give a guest the CPU {cpu}: it lacks features of it")
+
+
+def _check_numa(domain: libvirt.virDomain, saved: xml.Element, numa: Numa) -> None:
+    """Raise UsageProblem where the guest cannot be divided so, or the host has no such node."""
+    tuning.set_numa(xml.parse(xml.raw(saved), "domain", "domain"), numa)
+    if numa.host_nodes is None:
+        return
+    host = xml.parse(domain.connect().getCapabilities(), "capabilities", "capabilities")
+    there = {cell.get("id", "") for cell in host.iterfind("host/topology/cells/cell")}
+    for part in numa.host_nodes.split(","):
+        first, _, last = part.partition("-")
+        missing = [n for n in range(int(first), int(last or first) + 1) if str(n) not in there]
+        if missing:
+            raise UsageProblem(
+                f"the host has no NUMA node {missing[0]}", f"it has {', '.join(sorted(there, key=int)) or 'none'}"
+            )
 
 
 def _redefine(domain: libvirt.virDomain, what: str, edit: Callable[[xml.Element], None]) -> Step:
@@ -173,6 +204,47 @@ def _scheduler(domain: libvirt.virDomain, wanted: Tuning, tree: xml.Element, fla
             lambda: domain.setSchedulerParametersFlags(before, flag),
         )
     ]
+
+
+def _memory_limit(domain: libvirt.virDomain, name: str, wanted: Tuning, tree: xml.Element, flag: int) -> list[Step]:
+    limit = wanted.memory_limit
+    if limit is None:
+        return []
+    size = int(tree.findtext("memory", "0").strip()) * KIB
+    if limit.hard and limit.hard < size:
+        raise UsageProblem(
+            f"a hard limit of {human_size(limit.hard)} is less than {name}'s {human_size(size)} of memory",
+            "the host's kernel would kill the guest when it uses that; QEMU needs some more itself",
+        )
+    now = tuning.memory_limit_of(tree)
+    # What is not said stays.
+    asked = MemoryLimit(now.hard if limit.hard is None else limit.hard, now.soft if limit.soft is None else limit.soft)
+    if asked == now:
+        return []
+    words = [
+        f"{kind} memory limit {human_size(value) if value else 'taken away'}"
+        for kind, value in (("hard", limit.hard), ("soft", limit.soft))
+        if value is not None
+    ]
+    told = f"{', '.join(words)} {_where(flag)}"
+    if flag == CONFIG:
+        return [_redefine(domain, told, lambda tree: tuning.set_memory_limit(tree, limit))]
+    return [(told, _memory_limiter(domain, asked), _memory_limiter(domain, now))]
+
+
+def _memory_limiter(domain: libvirt.virDomain, limit: MemoryLimit) -> Callable[[], object]:
+    values = {
+        "hard_limit": limit.hard // KIB if limit.hard else _UNLIMITED,
+        "soft_limit": limit.soft // KIB if limit.soft else _UNLIMITED,
+    }
+
+    def make() -> None:
+        domain.setMemoryParameters(values, LIVE)
+        now = domain.memoryParameters(LIVE)
+        if any(now.get(key) != value for key, value in values.items()):
+            raise KvmctlError("the memory limits did not take in the running VM though libvirt reported no error")
+
+    return make
 
 
 def _disk_limits(domain: libvirt.virDomain, name: str, wanted: Tuning, tree: xml.Element, flag: int) -> list[Step]:

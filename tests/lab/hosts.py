@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -298,6 +299,12 @@ class Host:
     def virsh(self, *args: str, input: str | None = None, check: bool = True, timeout: float = 120) -> Result:
         """Run virsh on the host itself."""
         return self.run(["virsh", "-q", "-c", "qemu:///system", *args], input=input, check=check, timeout=timeout)
+
+    def definitions(self, name: str) -> tuple[str, str]:
+        """A running VM's live and saved XML, to compare with what they are later."""
+        # Whether the guest's agent has opened its channel by now is no part of the definition.
+        live = re.sub(r" state='(?:dis)?connected'", "", self.virsh("dumpxml", name).stdout)
+        return live, self.virsh("dumpxml", name, "--inactive").stdout
 
     # ------------------------------------------------------------ libvirt
 

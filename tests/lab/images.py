@@ -31,6 +31,8 @@ TINY_MODULES = [
     "virtio_balloon",
     "virtio-rng",
     "virtio_mem",
+    "virtiofs",
+    "vmw_vsock_virtio_transport",
     "qemu_fw_cfg",
     "sd_mod",
     "sr_mod",
@@ -47,6 +49,8 @@ TINY_MODULES = [
 # What else the full kernel has: all seven NIC models, the disk buses and USB.
 FULL_MODULES = [
     *TINY_MODULES,
+    "9p",
+    "9pnet_virtio",
     "e1000",
     "e1000e",
     "8139cp",

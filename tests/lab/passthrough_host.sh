@@ -29,6 +29,16 @@ group = "root"
 stdio_handler = "file"
 security_driver = "none"
 CONF
+# What udev would note of USB devices, which libvirt asks of it.
+mkdir -p /run/udev/data
+until cat /sys/bus/usb/devices/*-[0-9]*/idVendor; do sleep 0.2; done
+for device in /sys/bus/usb/devices/*/idVendor; do
+    device=${device%/idVendor}
+    read -r vendor <"$device/idVendor"
+    read -r product <"$device/idProduct"
+    read -r number <"$device/dev"
+    printf 'E:ID_VENDOR_ID=%s\nE:ID_MODEL_ID=%s\n' "$vendor" "$product" >"/run/udev/data/c$number"
+done
 libvirtd --daemon --pid-file /run/libvirtd.pid
 /lab/qemu-ga --method virtio-serial --path /dev/vport*p1 &
 # Guests are orphans, which process 1 has to bury.

@@ -32,12 +32,6 @@ def _iso(path: Path, content: bytes) -> Path:
     return path
 
 
-def _definitions(host: Host, name: str) -> tuple[str, str]:
-    # Whether the guest's agent has opened its channel by now is no part of the definition.
-    live = re.sub(r" state='(?:dis)?connected'", "", host.virsh("dumpxml", name).stdout)
-    return live, host.virsh("dumpxml", name, "--inactive").stdout
-
-
 @pytest.mark.usefixtures("leaves_nothing")
 def test_disks_come_grow_and_go_in_a_running_guest(host_a: Host, tiny: images.Tiny, console: Console) -> None:
     _create(host_a, tiny, "disky")
@@ -56,11 +50,11 @@ def test_disks_come_grow_and_go_in_a_running_guest(host_a: Host, tiny: images.Ti
     assert (grown["before_bytes"], grown["capacity_bytes"], grown["changed"]) == (64 * MIB, 96 * MIB, True)
     guest.run("until [ $(cat /sys/block/vda/size) = 196608 ]; do sleep 0.1; done")
     assert host_a.kvmctl("disk", "resize", "disky", "vda", "96M", "-o", "json").json()["changed"] is False
-    before = _definitions(host_a, "disky")
+    before = host_a.definitions("disky")
     smaller = host_a.kvmctl("disk", "resize", "disky", "vda", "10M", check=False)
     assert smaller.returncode == 2
     assert "cannot shrink" in smaller.stderr
-    assert _definitions(host_a, "disky") == before
+    assert host_a.definitions("disky") == before
 
     # A SCSI disk brings its controller along; raw and read-only reach the guest.
     scsi = host_a.kvmctl("disk", "attach", "disky", "16M,bus=scsi,format=raw,readonly", "-o", "json").json()
@@ -119,10 +113,10 @@ def test_cds_are_inserted_and_ejected(host_a: Host, tiny: images.Tiny, console: 
 
     # While the guest has it mounted the drive is locked.
     guest.run("until mount -t iso9660 -o ro /dev/sr0 /cd 2>/dev/null; do sleep 0.1; done")
-    before = _definitions(host_a, "player")
+    before = host_a.definitions("player")
     locked = host_a.kvmctl("disk", "eject", "player", check=False)
     assert (locked.returncode, "has locked the drive" in locked.stderr) == (7, True), locked.stderr
-    assert _definitions(host_a, "player") == before
+    assert host_a.definitions("player") == before
     guest.run("umount /cd")
     assert host_a.kvmctl("disk", "eject", "player", "-o", "json").json()["source"] is None
     assert host_a.kvmctl("disk", "eject", "player", "-o", "json").json()["changed"] is False
@@ -149,11 +143,11 @@ def test_bad_disks_are_refused_and_the_vm_is_as_before(host_a: Host, tiny: image
         ("holder", "10M,bus=sata", 7, "cannot be plugged into a running guest"),
         ("holder", "10000000000G", 2, "out of range"),
     ):
-        before = _definitions(host_a, vm)
+        before = host_a.definitions(vm)
         refused = host_a.kvmctl("disk", "attach", vm, wanted, check=False)
         assert refused.returncode == code, (wanted, refused.stderr)
         assert words in refused.stderr, (wanted, refused.stderr)
-        assert _definitions(host_a, vm) == before
+        assert host_a.definitions(vm) == before
     assert host_a.kvmctl("disk", "attach", "off", f"{held['source']},readonly", check=False).returncode == 0
     assert host_a.kvmctl("disk", "attach", "off", "10M", "--live", check=False).returncode == 4
     assert host_a.kvmctl("disk", "detach", "off", "vdz", check=False).returncode == 3

@@ -1,5 +1,6 @@
 """Devices beside disks and cards, by flags of create, in a running guest."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from tests.lab import images
 from tests.lab.guest import Guest
 from tests.lab.hosts import Host
+from tests.lab.lab import Lab
 
 
 @pytest.mark.usefixtures("leaves_nothing")
@@ -48,3 +50,82 @@ def test_another_hosts_devices_are_listed_over_the_network(host_a: Host, host_b:
     assert [[row[key] for key in keys] for row in there] == [[row[key] for key in keys] for row in here]
     assert there
     assert host_a.kvmctl("-c", host_b.tcp_uri, "usb", "list", "-o", "json").json() == []
+
+
+def test_devices_are_plugged_into_a_running_guest_and_pulled_out(
+    host_a: Host, tiny: images.Tiny, console: Callable[[Host, str], Guest]
+) -> None:
+    host_a.kvmctl(
+        *("create", "hot", "--kernel", str(tiny.kernel), "--initrd", str(tiny.initrd), "--cmdline", tiny.cmdline),
+        *("--memory", "256M", "--vcpus", "1", "--net", "none", "-q", "--graphics", "none"),
+    )
+    guest = console(host_a, "hot").ready()
+    # 4 is the entropy device's id in the virtio specification.
+    sources = "cat /sys/bus/virtio/devices/*/device | grep -c 0x0004"
+    assert guest.run(sources) == "1"
+    for device, name in (("rng", "rng1"), ("serial", "serial1")):
+        added = host_a.kvmctl("device", "attach", "hot", device, "-o", "json").json()
+        assert added == {"vm": "hot", "kind": device, "device": name, "live": True, "config": True}
+    assert guest.run(sources) == "2"
+    rows = {row["name"]: row for row in host_a.kvmctl("device", "list", "hot", "-o", "json").json()}
+    assert set(rows) == {"rng0", "rng1", "serial0", "serial1"}
+    assert all(row["live"] and row["saved"] for row in rows.values())
+
+    before = host_a.definitions("hot")
+    for action, device, code, words in (
+        # From libvirt itself: what this machine takes only from its start.
+        ("attach", "watchdog", 7, "--config adds it for the next start"),
+        ("attach", "parallel", 7, "--config adds it for the next start"),
+        ("attach", "panic", 7, "--config adds it for the next start"),
+        ("attach", "share=/srv/shared:data", 7, "--config adds it for the next start"),
+        ("attach", "share=/srv/shared:data,driver=virtiofs", 7, "without shared memory"),
+        ("attach", "mdev=4b20d080-1b54-4048-85b3-a6a62d165c01", 3, "no mediated device"),
+        ("attach", "toaster", 2, "no device 'toaster'"),
+        ("detach", "rng", 2, "there are several: rng0, rng1"),
+        ("detach", "rng7", 3, "has no device 'rng7'"),
+        ("detach", "a\x1b[2J", 2, "names no device"),
+    ):
+        refused = host_a.kvmctl("device", action, "hot", device, check=False)
+        assert (refused.returncode, words in refused.stderr) == (code, True), (device, refused.stderr)
+        assert host_a.definitions("hot") == before, device
+
+    for name in ("rng1", "serial1"):
+        host_a.kvmctl("device", "detach", "hot", name)
+    assert guest.run(sources) == "1"
+    host_a.kvmctl("device", "attach", "hot", "watchdog,action=poweroff", "--config")
+    host_a.kvmctl("device", "attach", "hot", f"share={host_a.shared}:data,driver=virtiofs", "--config")
+    shown = {
+        row["name"]: (row["live"], row["saved"]) for row in host_a.kvmctl("device", "list", "hot", "-o", "json").json()
+    }
+    assert shown["watchdog0"] == shown["share=data"] == (False, True)
+    saved = host_a.virsh("dumpxml", "hot", "--inactive").stdout
+    assert "<access mode='shared'/>" in saved
+    host_a.kvmctl("delete", "hot", "-y")
+
+
+def test_files_are_shared_with_a_guest(
+    lab: Lab, host_a: Host, tiny_full: images.Tiny, console: Callable[[Host, str], Guest]
+) -> None:
+    folder = lab.shared / "files"
+    (folder / "fs").mkdir(parents=True)
+    (folder / "nine").mkdir()
+    try:
+        (folder / "fs" / "hello").write_text("over virtiofs\n")
+        (folder / "nine" / "hello").write_text("over 9p\n")
+        host_a.kvmctl(
+            *("create", "shares", "--kernel", str(tiny_full.kernel), "--initrd", str(tiny_full.initrd)),
+            *("--cmdline", tiny_full.cmdline, "--memory", "256M", "--vcpus", "1", "--net", "none", "-q"),
+            *("--graphics", "none", "--device", f"share={host_a.shared}/files/fs:fs,driver=virtiofs"),
+            *("--device", f"share={host_a.shared}/files/nine:nine"),
+        )
+        guest = console(host_a, "shares").ready()
+        guest.run("mkdir /fs /nine && mount -t virtiofs fs /fs && mount -t 9p -o trans=virtio nine /nine")
+        assert guest.run("cat /fs/hello /nine/hello").split("\n") == ["over virtiofs", "over 9p"]
+        guest.run("echo from the guest >/fs/back && umount /fs")
+        assert (folder / "fs" / "back").read_text() == "from the guest\n"
+        # virtiofs here again: libvirt's hot-plug of it needs a cgroup, which guests of the lab do not have.
+        refused = host_a.kvmctl("device", "attach", "shares", "share=/srv:more,driver=virtiofs", check=False)
+        assert (refused.returncode, "without a cgroup" in refused.stderr) == (7, True), refused.stderr
+        host_a.kvmctl("delete", "shares", "-y")
+    finally:
+        shutil.rmtree(folder)

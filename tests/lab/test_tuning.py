@@ -1,9 +1,12 @@
 """set: pinning, limits, CPU and boot order, seen in libvirt's live and saved definitions."""
 
+from collections.abc import Callable
+
 import pytest
 from lxml import etree
 
 from tests.lab import images
+from tests.lab.guest import Guest
 from tests.lab.hosts import Host
 
 
@@ -37,6 +40,7 @@ def test_what_is_tuned_takes_at_once_and_for_the_next_start(host_a: Host, tiny: 
     host_a.kvmctl(
         *("set", "tuned", "--config", "--cpu", "qemu64", "--boot", "network,disk", "--cpu-shares", "512"),
         *("--cpu-limit", "50", "--net-limit", "52:54:00:00:77:01,in=2M", "--hugepages"),
+        *("--memory-limit", "soft=200M,hard=1G", "--numa", "2,host=0"),
     )
     saved = _tree(host_a, "tuned", "--inactive")
     assert saved.findtext("cpu/model") == "qemu64"
@@ -45,9 +49,13 @@ def test_what_is_tuned_takes_at_once_and_for_the_next_start(host_a: Host, tiny: 
     assert (saved.findtext("cputune/shares"), saved.findtext("cputune/quota")) == ("512", "50000")
     assert saved.find("devices/interface/bandwidth/inbound[@average='2048']") is not None
     assert saved.find("memoryBacking/hugepages") is not None
+    assert (saved.findtext("memtune/hard_limit"), saved.findtext("memtune/soft_limit")) == ("1048576", "204800")
+    cells = [(cell.get("cpus"), cell.get("memory")) for cell in saved.iterfind("cpu/numa/cell")]
+    assert cells == [("0", "131072"), ("1", "131072")]
+    assert saved.find("numatune/memory[@nodeset='0']") is not None
     assert _tree(host_a, "tuned").findtext("cpu/model") != "qemu64"
 
-    before = host_a.virsh("dumpxml", "tuned").stdout, host_a.virsh("dumpxml", "tuned", "--inactive").stdout
+    before = host_a.definitions("tuned")
     for options, code, words in (
         (("--pin", "2:0"), 2, "has no vCPU 2"),
         (("--pin", "0:4000"), 2, "no CPU 4000"),
@@ -56,11 +64,33 @@ def test_what_is_tuned_takes_at_once_and_for_the_next_start(host_a: Host, tiny: 
         (("--boot", "floppy", "--config"), 3, "to boot from"),
         (("--cpu", "no-such-cpu", "--config"), 2, "no-such-cpu"),
         (("--live", "--cpu", "qemu64"), 4, "takes effect when"),
+        (("--memory-limit", "hard=200M"), 2, "would kill the guest"),
+        (("--memory-limit", "all"), 2, "is no limit"),
+        (("--numa", "3", "--config"), 2, "more than its 2 vCPUs"),
+        (("--numa", "2,host=77", "--config"), 2, "no NUMA node 77"),
+        (("--memory", "512M", "--config"), 4, "divided among NUMA nodes"),
         # The first of these works and is taken back when the second fails.
         (("--title", "half", "--cpu", "no-such-cpu", "--config"), 2, "no-such-cpu"),
     ):
         refused = host_a.kvmctl("set", "tuned", *options, check=False)
         assert (refused.returncode, words in refused.stderr) == (code, True), (options, refused.stderr)
-        after = host_a.virsh("dumpxml", "tuned").stdout, host_a.virsh("dumpxml", "tuned", "--inactive").stdout
-        assert after == before, options
+        assert host_a.definitions("tuned") == before, options
+    host_a.kvmctl("set", "tuned", "--config", "--memory-limit", "hard=0,soft=0", "--numa", "0")
+    saved = _tree(host_a, "tuned", "--inactive")
+    assert [saved.find(path) for path in ("memtune", "cpu/numa", "numatune")] == [None, None, None]
     host_a.kvmctl("delete", "tuned", "-y")
+
+
+def test_numa_nodes_are_seen_in_the_guest(
+    host_a: Host, tiny: images.Tiny, console: Callable[[Host, str], Guest]
+) -> None:
+    host_a.kvmctl(
+        *("create", "nodes", "--kernel", str(tiny.kernel), "--initrd", str(tiny.initrd), "--cmdline", tiny.cmdline),
+        *("--memory", "256M", "--vcpus", "2", "--graphics", "none", "--net", "none", "--no-start", "-q"),
+    )
+    assert host_a.kvmctl("set", "nodes", "--numa", "2", "-o", "json").json()["changed"] is True
+    assert host_a.kvmctl("set", "nodes", "--numa", "2", "-o", "json").json()["changed"] is False
+    host_a.kvmctl("start", "nodes")
+    guest = console(host_a, "nodes").ready()
+    assert guest.run("cat /sys/devices/system/node/node[0-9]*/cpulist").split() == ["0", "1"]
+    host_a.kvmctl("delete", "nodes", "-y")
