@@ -13,6 +13,7 @@ from kvmctl.model import xml
 from kvmctl.model.domain_view import view
 from kvmctl.model.nic import NetworkNic, Nic, check_mac, to_element
 from kvmctl.operations import addresses, metadata, networks, reservations
+from kvmctl.operations.affect import affect
 from kvmctl.operations.kept_definition import definition_kept
 from kvmctl.operations.undo import Undo
 from kvmctl.preflight import cards as all_cards
@@ -89,22 +90,10 @@ def plan_attach(hypervisor: Hypervisor, vm: str, nic: Nic | None, *, live: bool,
     findings = preflight.check(hypervisor, nic, lambda: cards, vm=domain.UUIDString())
     whole = complete(nic, cards)
     with translated(hypervisor.uri):
-        flags = which(domain, live=live, config=config)
+        flags = affect(domain, live, config).flags
         if isinstance(whole, NetworkNic) and flags & LIVE and not preflight.read_network(hypervisor, whole.network)[1]:
             raise Conflict(f"the network {whole.network} is not running", f"kvmctl net start {whole.network}")
         return Attachment(domain, domain.name(), whole, xml.text(to_element(whole)), flags, findings)
-
-
-def which(domain: libvirt.virDomain, *, live: bool, config: bool) -> int:
-    """libvirt's flags for the definitions to change. Raises Conflict where one that was asked for is not there."""
-    running, persistent = bool(domain.isActive()), bool(domain.isPersistent())
-    if live and not running:
-        raise Conflict(f"{domain.name()} is not running, so nothing can be changed live", "leave --live out")
-    if config and not persistent:
-        raise Conflict(f"{domain.name()} has no saved definition", "leave --config out")
-    if not live and not config:
-        live, config = running, persistent
-    return (LIVE if live else 0) | (CONFIG if config else 0)
 
 
 def attach(hypervisor: Hypervisor, plan: Attachment) -> dict[str, Any]:
@@ -173,7 +162,7 @@ def detach(hypervisor: Hypervisor, vm: str, mac: str, *, live: bool, config: boo
     mac = check_mac(mac)
     domain = hypervisor.find(vm)
     with translated(hypervisor.uri), definition_kept(domain, f"nic detach {domain.name()} {mac}"):
-        flags = which(domain, live=live, config=config)
+        flags = affect(domain, live, config).flags
         there = [flag for flag in (LIVE, CONFIG) if flags & flag and _all(_tree(domain, _xml_flags(flag)), mac)]
         if not there:
             raise _no_card(domain, mac)
@@ -221,7 +210,7 @@ def link(hypervisor: Hypervisor, vm: str, mac: str, *, up: bool, live: bool, con
     changed = False
     kept = definition_kept(domain, f"nic link {domain.name()} {mac} {'up' if up else 'down'}")
     with translated(hypervisor.uri), kept, Undo() as undo:
-        flags = which(domain, live=live, config=config)
+        flags = affect(domain, live, config).flags
         seen = False
         for flag in (LIVE, CONFIG):
             element = _find(_tree(domain, _xml_flags(flag)), mac) if flags & flag else None

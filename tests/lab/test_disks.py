@@ -1,7 +1,6 @@
 """Disks and CDs in and out of a guest, and what the guest itself sees of them."""
 
 import io
-import re
 from collections.abc import Callable
 from pathlib import Path
 

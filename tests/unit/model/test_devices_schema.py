@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from kvmctl.model import graphics, pci, xml
+from kvmctl.model import graphics, mdev, pci, xml
 from kvmctl.model.firmware import Firmware, apply_firmware, tpm_element
 from kvmctl.model.profile import Profile, apply_profile, tablet_element, usb_controller_element
 
@@ -40,6 +40,7 @@ def test_a_domain_of_it_all_is_valid(schema: etree.RelaxNG, profile: Profile, fi
             graphics.spice_channel_element(),
             graphics.video_element("virtio"),
             graphics.sound_element(),
+            mdev.hostdev_element("4b20d080-1b54-4048-85b3-a6a62d165c01", display=True),
             pci.hostdev_element(pci.PciAddress(0, 1, 0, 0)),
         ]
     )

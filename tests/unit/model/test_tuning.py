@@ -2,7 +2,7 @@ import pytest
 
 from kvmctl.errors import NotFound, UsageProblem
 from kvmctl.model import tuning, xml
-from kvmctl.model.tuning import DiskLimit, NetLimit, Pin
+from kvmctl.model.tuning import DiskLimit, MemoryLimit, NetLimit, Numa, Pin
 
 DOMAIN = """<domain><os><type>hvm</type><boot dev='hd'/></os><cpu mode='host-model'><topology sockets='1'/></cpu>
 <devices><disk device='disk'><target dev='vda'/><boot order='1'/></disk><disk device='cdrom'><target dev='sda'/></disk>
@@ -80,3 +80,41 @@ def test_huge_pages_go_as_they_came() -> None:
     assert domain.find("memoryBacking/hugepages") is not None
     tuning.set_hugepages(domain, False)
     assert xml.raw(domain) == before
+
+
+def test_memory_limits() -> None:
+    assert tuning.parse_memory_limit("hard=2G,soft=1500M") == MemoryLimit(2 << 30, 1500 << 20)
+    assert tuning.parse_memory_limit("soft=0") == MemoryLimit(None, 0)
+    domain = xml.parse("<domain><memtune><min_guarantee unit='KiB'>7</min_guarantee></memtune></domain>")
+    tuning.set_memory_limit(domain, MemoryLimit(2 << 30, 1 << 30))
+    assert tuning.memory_limit_of(domain) == MemoryLimit(2 << 30, 1 << 30)
+    tuning.set_memory_limit(domain, MemoryLimit(None, 0))
+    assert tuning.memory_limit_of(domain) == MemoryLimit(2 << 30, 0)
+    assert domain.findtext("memtune/min_guarantee") == "7"
+
+
+@pytest.mark.parametrize("text", ["", "1G", "hard", "hard=", "hard=1G,hard=2G", "swap=1G", "hard=1G,soft=2G"])
+def test_what_is_no_memory_limit(text: str) -> None:
+    with pytest.raises(UsageProblem):
+        tuning.parse_memory_limit(text)
+
+
+def test_numa_nodes_divide_vcpus_and_memory() -> None:
+    domain = xml.parse("<domain><memory>1048577</memory><vcpu>5</vcpu><cpu mode='maximum'/></domain>")
+    tuning.set_numa(domain, Numa(2, "0-1"))
+    cells = [(cell.get("id"), cell.get("cpus"), cell.get("memory")) for cell in domain.iterfind("cpu/numa/cell")]
+    assert cells == [("0", "0-1", "524288"), ("1", "2-4", "524289")]
+    assert tuning.numa_of(domain) == Numa(2, "0-1")
+    tuning.set_numa(domain, Numa(3))
+    assert tuning.numa_of(domain) == Numa(3)
+    with pytest.raises(UsageProblem, match="5 vCPUs"):
+        tuning.set_numa(domain, Numa(6))
+    tuning.set_numa(domain, Numa(0))
+    assert xml.raw(domain[2]) == '<cpu mode="maximum"/>'
+    assert tuning.parse_numa("2,host=0-1,3") == Numa(2, "0-1,3")
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "2,", "2,host=", "2,host=a", "2,host=0-", "2;host=0", "1000", "2\n"])
+def test_what_is_no_numa(text: str) -> None:
+    with pytest.raises(UsageProblem):
+        tuning.parse_numa(text)
