@@ -98,10 +98,12 @@ def attach(
       kvmctl disk attach web /srv/debian.iso,device=cdrom
       kvmctl disk attach web 20G --passphrase-file secret.txt
     """
-    from kvmctl.model.disk import parse_disk
+    from kvmctl.model.disk import NewDisk, parse_disk
     from kvmctl.operations import disk_secret, disks
 
     request = parse_disk(wanted)
+    if passphrase_file is None and isinstance(request, NewDisk) and request.passphrase_file is not None:
+        passphrase_file = Path(request.passphrase_file).expanduser()
     passphrase = disk_secret.read(passphrase_file) if passphrase_file is not None else None
     hypervisor = app.connect()
     plan = disks.plan_attach(hypervisor, vm, request, live=live, config=config, passphrase=passphrase)

@@ -17,7 +17,10 @@ SMALLEST_DISK = MIB
 # What qcow2 can address with its usual clusters of 64 KiB (QCOW_MAX_L1_SIZE in QEMU's block/qcow2.h).
 LARGEST_DISK = 2 * 1024**5
 
-_HINT = "write it SIZE or PATH, then ,bus= ,format= ,cache= ,pool= ,discard= ,serial= ,iops= ,bps= ,readonly ,shareable"
+_HINT = (
+    "write it SIZE or PATH, then ,bus= ,format= ,cache= ,pool= ,discard= ,serial= ,iops= ,bps= ,passphrase-file= "
+    ",readonly ,shareable"
+)
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,13 @@ class DiskTuning:
 
 @dataclass(frozen=True)
 class NewDisk:
-    """A volume to be made, of ``size_bytes``, in ``pool``."""
+    """A volume to be made, of ``size_bytes``, in ``pool``; LUKS where there is a ``passphrase_file``."""
 
     size_bytes: int
     tuning: DiskTuning = DiskTuning()
     format: str | None = None
     pool: str | None = None
+    passphrase_file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ def parse_disk(text: str) -> DiskRequest:
     tuning = _tuning(given, text)
     format_ = _one_of(given, "format", FORMATS, text)
     pool = given.pop("pool", None)
+    passphrase_file = given.pop("passphrase-file", None)
     if given:
         raise UsageProblem(f"--disk {text[:100]!a}: no option {next(iter(given))[:30]!a}", _HINT)
     if size is not None:
@@ -97,9 +102,13 @@ def parse_disk(text: str) -> DiskRequest:
             raise UsageProblem(f"--disk {text[:100]!a}: a disk has at least 1 MiB")
         if bytes_ > LARGEST_DISK:
             raise UsageProblem(f"--disk {text[:100]!a}: a disk has at most 2 PiB", "a number without a unit is GiB")
-        return NewDisk(-(-bytes_ // 512) * 512, tuning, format_, pool)
+        if passphrase_file == "":
+            raise UsageProblem(f"--disk {text[:100]!a}: passphrase-file= names no file")
+        return NewDisk(-(-bytes_ // 512) * 512, tuning, format_, pool, passphrase_file)
     if pool is not None:
         raise UsageProblem(f"--disk {text[:100]!a}: pool= goes with a size, not with a path")
+    if passphrase_file is not None:
+        raise UsageProblem(f"--disk {text[:100]!a}: passphrase-file= goes with a size: only a new disk is encrypted")
     assert path is not None
     if not path or not path.isprintable():
         raise UsageProblem(f"--disk {text[:100]!a}: the path is empty or has control characters")

@@ -190,6 +190,34 @@ def _detail(kind: str, element: xml.Element) -> str | None:
     return element.get("model")
 
 
+def text_of(device: Attached) -> str | None:
+    """What ``--device`` would say for its like; None where it has no words for it."""
+    element, text = device.element, device.kind
+    if device.kind == "mdev":
+        text = device.name + (",display=on" if element.get("display") == "on" else "")
+    elif device.kind == "share":
+        source = element.find("source")
+        folder = source.get("dir", "") if source is not None else ""
+        virtiofs = element.find("driver[@type='virtiofs']") is not None
+        option = ",driver=virtiofs" if virtiofs else ",readonly" if element.find("readonly") is not None else ""
+        text = f"share={folder}:{device.name.removeprefix('share=')}{option}"
+    elif device.kind == "watchdog":
+        text = f"watchdog,action={element.get('action', 'reset')}".removesuffix(",action=reset")
+    try:
+        like = parse_device(text).element
+    except UsageProblem:
+        return None
+    return text if like.get("type") == element.get("type") else None
+
+
+def chosen(domain: xml.Element) -> list[Attached]:
+    """Those of attached() that somebody asked for: not the first serial port and RNG, which guests have anyway."""
+    found = attached(domain)
+    # libvirt gives a newer q35 its iTCO watchdog by itself.
+    own = [d for d in found if not (d.kind == "watchdog" and d.element.get("model") == "itco")]
+    return [device for device in own if device.name not in ("serial0", "rng0")]
+
+
 def select(devices: list[Attached], text: str) -> Attached | None:
     """The one that ``text`` names: its name, or its kind where it is the only one. None where there is none.
 

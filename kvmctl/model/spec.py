@@ -10,6 +10,7 @@ from typing import Any
 
 from kvmctl.errors import KvmctlError, UsageProblem
 from kvmctl.model.disk import ExistingDisk, parse_disk
+from kvmctl.model.extras import parse_device
 from kvmctl.model.firmware import FIRMWARES
 from kvmctl.model.forward import parse_forward
 from kvmctl.model.names import check_new_name, harmless
@@ -56,6 +57,7 @@ class Spec:
     os: str | None = None
     graphics: str | None = None
     sound: bool | None = None
+    devices: tuple[str, ...] | None = None
     user: str | None = None
     ssh_keys: tuple[str, ...] | None = None
     password_file: str | None = None
@@ -128,7 +130,10 @@ def beside(spec: Spec, folder: str, home: str) -> Spec:
 
     def disk(text: str) -> str:
         found = parse_disk(text)
-        return text.replace(found.path, absolute(found.path), 1) if isinstance(found, ExistingDisk) else text
+        if isinstance(found, ExistingDisk):
+            return text.replace(found.path, absolute(found.path), 1)
+        file = found.passphrase_file
+        return text if file is None else text.replace(f"-file={file}", f"-file={absolute(file)}", 1)
 
     changes: dict[str, Any] = {
         name: absolute(value)
@@ -279,6 +284,13 @@ def _pci(value: Any) -> tuple[str, ...]:
     return texts
 
 
+def _devices(value: Any) -> tuple[str, ...]:
+    texts = _texts(value)
+    for text in texts:
+        parse_device(text)
+    return texts
+
+
 _AMOUNTS = {"vcpus": "count", "memory": "size"}
 _READ: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("image", "cdrom", "kernel", "initrd", "cmdline", "import", "cpu", "machine", "arch", "os"), _text),
@@ -295,6 +307,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "nic_model": _one_of(MODELS),
     "publish": _publish,
     "pci": _pci,
+    "devices": _devices,
     "firmware": _one_of(FIRMWARES),
     "profile": _one_of(PROFILES),
     "graphics": _one_of(("none", "vnc", "spice")),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from kvmctl.model import extras, xml
 from kvmctl.model.disk import DiskRequest, ExistingDisk, NewDisk, parse_disk
 from kvmctl.model.forward import parse_forward, written
 from kvmctl.model.metadata import Forward
@@ -282,6 +283,18 @@ def _pci(spec: Spec, seen: Seen) -> Iterable[Difference]:
         yield Difference("pci", _listed(seen.view.pci), _listed(spec.pci), "recreate", hint)
 
 
+def _devices(spec: Spec, seen: Seen) -> Iterable[Difference]:
+    if spec.devices is None:
+        return
+    # Compared by what they become: "driver=9p" and "action=reset" are what is meant without them.
+    wanted, there = (
+        sorted(xml.raw(extras.parse_device(text).element) for text in texts) for texts in (spec.devices, seen.devices)
+    )
+    if wanted != there:
+        hint = f"'kvmctl device attach' and 'device detach' change what {seen.view.name} has"
+        yield Difference("devices", _listed(seen.devices), _listed(spec.devices), "recreate", hint)
+
+
 _CHECKS: tuple[Callable[[Spec, Seen], Iterable[Difference]], ...] = (
     _texts,
     _vcpus,
@@ -292,6 +305,7 @@ _CHECKS: tuple[Callable[[Spec, Seen], Iterable[Difference]], ...] = (
     _networks,
     _publish,
     _pci,
+    _devices,
     _autostart,
     _start,
 )

@@ -6,7 +6,7 @@ Reading only, and with patience: what another tool wrote and a spec cannot say i
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from kvmctl.model import domain_view, metadata, xml
+from kvmctl.model import domain_view, extras, metadata, xml
 from kvmctl.model.domain_view import DomainView
 from kvmctl.model.metadata import Forward, OwnedVolume
 from kvmctl.model.nic import BridgeNic, MacvtapNic, NetworkNic, Nic, UserNic
@@ -19,8 +19,9 @@ _MODELLED = {
 }
 _MODELLED_DEVICES = {
     *("emulator", "disk", "controller", "interface", "serial", "console", "channel", "input", "graphics", "video"),
-    # libvirt adds an <audio> to every domain with graphics, and newer ones a watchdog to each q35.
+    # libvirt adds an <audio> to every domain with graphics.
     *("sound", "tpm", "rng", "memballoon", "hostdev", "audio"),
+    *("watchdog", "vsock", "panic", "parallel", "filesystem"),
 }
 
 
@@ -73,6 +74,7 @@ class Seen:
     os: str | None
     seeded: bool
     beyond: tuple[str, ...]
+    devices: tuple[str, ...] = ()
     autostart: bool = False
     running: bool = False
 
@@ -103,6 +105,7 @@ def read(domain: xml.Element) -> Seen:
         os=domain_view.os_name(domain) if domain.find(f"metadata/{{{_OSINFO}}}libosinfo") is not None else None,
         seeded=any(volume.role == "seed" for volume in remembered.volumes),
         beyond=tuple(_beyond(domain)),
+        devices=tuple(text for device in extras.chosen(domain) if (text := extras.text_of(device)) is not None),
     )
 
 
@@ -156,17 +159,27 @@ def _profile(domain: xml.Element) -> Literal["linux", "windows", "generic"]:
     return "generic" if channel is None and domain.find("devices/rng") is None else "linux"
 
 
+def _for_virtiofs(element: xml.Element, domain: xml.Element) -> bool:
+    """Whether this is the ``<memoryBacking>`` that a share over virtiofs brings with it."""
+    if element.tag != "memoryBacking" or domain.find("devices/filesystem/driver[@type='virtiofs']") is None:
+        return False
+    return {child.tag for child in element} <= {"source", "access"}
+
+
 def _beyond(domain: xml.Element) -> list[str]:
     found: dict[str, None] = {}
     for child in domain:
-        if isinstance(child.tag, str) and child.tag not in _MODELLED:
+        if isinstance(child.tag, str) and child.tag not in _MODELLED and not _for_virtiofs(child, domain):
             found[f"<{xml.etree.QName(child).localname}>"] = None
     for device in domain.iterfind("devices/*"):
         if isinstance(device.tag, str) and device.tag not in _MODELLED_DEVICES:
             found[f"the device <{device.tag}>"] = None
     for hostdev in domain.iterfind("devices/hostdev"):
-        if hostdev.get("type") != "pci":
+        if hostdev.get("type") not in ("pci", "mdev"):
             found[f"the {hostdev.get('type', '')} device that is passed through"] = None
+    for extra in extras.chosen(domain):
+        if extras.text_of(extra) is None:
+            found[f"the device {extra.name}"] = None
     for child in domain.iterfind("cpu/*"):
         if child.tag in ("topology", "numa", "feature", "cache"):
             found[f"the CPU's <{child.tag}>"] = None

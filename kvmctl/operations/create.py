@@ -9,7 +9,7 @@ import libvirt
 from kvmctl.connection import Hypervisor, is_missing, translated
 from kvmctl.errors import KvmctlError, NotFound
 from kvmctl.model import xml
-from kvmctl.operations import claim, create_network, pools
+from kvmctl.operations import claim, create_network, disk_secret, pools
 from kvmctl.operations.create_parts import VolumePlan
 from kvmctl.operations.create_plan import Plan
 from kvmctl.operations.progress import Progress
@@ -100,8 +100,15 @@ def _make(hypervisor: Hypervisor, plan: VolumePlan, progress: Progress, undo: Un
         )
         return
     progress.step(f"making {owned.name}")
+    element = _volume_element(plan)
+    if plan.secret is not None:
+        with undo.step():
+            disk_secret.keep(hypervisor, owned.path or owned.name, plan.secret.passphrase, undo, plan.secret.uuid)
+        target = element.find("target")
+        assert target is not None
+        disk_secret.encrypt(target, plan.secret.uuid)
     with undo.step():
-        pools.create_volume(pool, _volume_element(plan))
+        pools.create_volume(pool, element)
         undo.add(f"delete volume {owned.name}", lambda: pools.delete_volume(hypervisor, owned.pool, owned.name))
 
 

@@ -1,7 +1,8 @@
 """A new VM's disks, seed and boot files: which volumes to make, which files to use as they are."""
 
 import uuid as uuids
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import libvirt
@@ -12,7 +13,7 @@ from kvmctl.model import disk as media
 from kvmctl.model import xml
 from kvmctl.model.metadata import OwnedVolume
 from kvmctl.model.units import human_size
-from kvmctl.operations import disk_sources, hypervisor_files, pools
+from kvmctl.operations import disk_secret, disk_sources, hypervisor_files, pools
 from kvmctl.operations.create_request import Request
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.seed import Seed, hostname_for
@@ -31,6 +32,15 @@ class VolumePlan:
     backing: "Image | None" = None
     upload: bytes | str | None = None
     mode: Literal["0600", "0644"] = "0600"
+    secret: "Secret | None" = None
+
+
+@dataclass(frozen=True)
+class Secret:
+    """The passphrase of a LUKS volume, and the UUID by which libvirt will know it."""
+
+    uuid: str
+    passphrase: bytes = field(repr=False)
 
 
 class Parts:
@@ -118,8 +128,14 @@ class Parts:
         suffix = f"-{number}" if number else ""
         name = f"{self.request.name}{suffix}.{'qcow2' if format_ == 'qcow2' else 'img'}"
         volume, source = self._free_volume(wanted.pool, name, "disk")
-        self.volumes.append(VolumePlan(volume, format_, wanted.size_bytes, backing))
+        secret = None
+        if wanted.passphrase_file is not None:
+            secret = Secret(str(uuids.uuid4()), disk_secret.read(Path(wanted.passphrase_file).expanduser()))
+        self.volumes.append(VolumePlan(volume, format_, wanted.size_bytes, backing, secret=secret))
         self._add(source, format_, wanted.tuning, boot)
+        holder = self.disks[-1].find("source")
+        if secret is not None and holder is not None:
+            disk_secret.encrypt(holder, secret.uuid)
 
     def _existing(self, wanted: media.ExistingDisk, boot: bool) -> None:
         source, format_ = disk_sources.existing(self.hypervisor, wanted)
@@ -150,8 +166,6 @@ class Parts:
             found = hypervisor_files.look(self.hypervisor, local, head)
             if found is not None:
                 return media.Source(found.kind, found.path), found.head
-        from pathlib import Path
-
         mine = Path(path)
         if not mine.is_file():
             raise NotFound(f"there is no {what} {path[:200]!a}, neither here nor on the host of {self.hypervisor.uri}")

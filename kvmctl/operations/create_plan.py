@@ -56,7 +56,8 @@ class Plan:
             elif plan.upload is not None:
                 told.append(f"upload the {plan.volume.role} {where}")
             else:
-                told.append(f"make the empty disk {where}, {human_size(plan.capacity_bytes)}")
+                kind = "empty" if plan.secret is None else "empty encrypted"
+                told.append(f"make the {kind} disk {where}, {human_size(plan.capacity_bytes)}")
         told.append(f"define the VM {self.name} ({self.accel.accel})")
         told += [f"start the network {name}" for name in self.start_networks]
         told += [f"reserve {kept.ip} in the network {kept.network}" for kept in self.metadata.reservations]

@@ -24,20 +24,21 @@ def read(path: Path) -> bytes:
     return lines[0]
 
 
-def keep(hypervisor: Hypervisor, path: str, passphrase: bytes, undo: Undo) -> str:
-    """Give libvirt the passphrase of the volume at ``path``; returns the secret's UUID.
+def keep(hypervisor: Hypervisor, path: str, passphrase: bytes, undo: Undo, uuid: str | None = None) -> str:
+    """Give libvirt the passphrase of the volume at ``path``; returns the secret's UUID, ``uuid`` where one was chosen.
 
     It is private: libvirt uses it, and hands it out to nobody.
     """
     secret = xml.new("secret", ephemeral="no", private="yes")
+    if uuid is not None:
+        xml.add(secret, "uuid", uuid)
     xml.add(secret, "description", _DESCRIPTION)
     xml.add(xml.add(secret, "usage", type_="volume"), "volume", path)
     with translated(hypervisor.uri):
         made = hypervisor.conn.secretDefineXML(xml.text(secret), 0)
         undo.add(f"forget the passphrase of {path}", lambda: made.undefine())
         made.setValue(passphrase, 0)
-        uuid: str = made.UUIDString()
-    return uuid
+        return str(made.UUIDString())
 
 
 def forget(hypervisor: Hypervisor, path: str | None) -> None:

@@ -49,6 +49,7 @@ def export(hypervisor: Hypervisor, name: str) -> tuple[dict[str, Any], list[str]
         profile=seen.profile,
         graphics=_graphics(seen, missing),
         sound=seen.sound or None,
+        devices=seen.devices or None,
         user=seen.user,
         seed=True if seen.seeded else None,
         autostart=seen.autostart,

@@ -36,6 +36,7 @@ FULL: dict[str, Any] = {
     "os": "win11",
     "graphics": "spice",
     "sound": False,
+    "devices": ["watchdog", "share=/srv:data"],
     "user": "admin",
     "ssh_keys": ["ssh-ed25519 AAAA me"],
     "password_file": "/p",
@@ -111,6 +112,7 @@ def test_shapes(mapping: dict[str, Any], spec: Spec) -> None:
         ({"pci": ["nonsense"]}, "PCI address"),
         ({"firmware": "coreboot"}, "none of bios"),
         ({"graphics": []}, "none of none, vnc"),
+        ({"devices": ["toaster"]}, "no device 'toaster'"),
         ({"accel": {}}, "none of auto"),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 
 from kvmctl.model import spec_seen, xml
 from kvmctl.model.domain import build
+from kvmctl.model.extras import parse_device
 from kvmctl.model.spec import from_mapping
 from kvmctl.model.spec_compare import Difference, compare, disk_text, nic_text
 from kvmctl.model.spec_seen import Seen
@@ -52,6 +53,7 @@ SAME: list[dict[str, Any]] = [
     {"image": "debian-12", "disks": ["10G,bus=sata,readonly", "/dev/vg/a", "10G"]},
     {"image": "debian-12", "disks": ["/dev/vg/a", "10G,readonly"]},
     {"pci": ["01:00.0"]},
+    {"devices": []},
     {"pci": ["8086:10d3"]},
     {"autostart": False, "start": False, "pxe": False},
     {"ssh_keys": ["ssh-ed25519 AAAA"], "hostname": "other", "user_data": "/x"},
@@ -89,6 +91,7 @@ ANEW: list[tuple[dict[str, Any], str]] = [
     ({"tpm": False}, "tpm"),
     ({"graphics": "none"}, "graphics"),
     ({"sound": False}, "sound"),
+    ({"devices": ["vsock"]}, "devices"),
     ({"profile": "windows"}, "profile"),
     ({"pxe": True}, "pxe"),
     ({"cdrom": "/a.iso"}, "cdrom"),
@@ -138,7 +141,26 @@ def test_what_export_writes_is_the_same() -> None:
 def test_what_no_spec_can_say_is_named() -> None:
     tree = build(domain_spec())
     xml.add(tree, "iothreads", 2)
-    xml.add(tree.find("devices"), "watchdog", model="i6300esb", action="reset")  # type: ignore[arg-type]
+    xml.add(tree.find("devices"), "shmem", name="x")  # type: ignore[arg-type]
     beyond = spec_seen.read(xml.parse(xml.text(tree))).beyond
-    assert beyond == ("<iothreads>", "the device <watchdog>")
+    assert beyond == ("<iothreads>", "the device <shmem>")
     assert seen().beyond == ()
+
+
+DEVICES = ["watchdog,action=pause", "vsock", "serial", "share=/srv:data,driver=virtiofs", "share=/old:old,readonly"]
+
+
+def test_devices_are_compared_and_told_again() -> None:
+    extras_ = tuple(map(parse_device, DEVICES))
+    now = spec_seen.read(xml.parse(xml.text(build(replace(domain_spec("linux"), extras=extras_)))))
+    assert sorted(now.devices) == sorted(DEVICES)
+    assert now.beyond == ()
+    assert found({"devices": DEVICES[::-1]}, now) == ()
+    assert [difference.key for difference in found({"devices": DEVICES[1:]}, now)] == ["devices"]
+
+
+def test_a_device_that_no_spec_can_say_is_named() -> None:
+    tree = build(domain_spec("linux"))
+    tree.find("devices").append(xml.parse("<parallel type='null'/>"))  # type: ignore[union-attr]
+    now = spec_seen.read(xml.parse(xml.text(tree)))
+    assert (now.devices, now.beyond) == ((), ("the device parallel0",))
