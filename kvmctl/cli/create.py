@@ -87,6 +87,7 @@ class WithMaximum(click.ParamType):
 @click.option(
     "--graphics-listen", metavar="ADDR", help="Where the screen is served; one that others reach needs a password."
 )
+@click.option("--graphics-tls", is_flag=True, help="SPICE with TLS alone; the host's qemu.conf needs spice_tls = 1.")
 @click.option("--graphics-password-file", metavar="FILE", help="The screen's password: the first line of FILE.")
 @click.option(
     "--device",

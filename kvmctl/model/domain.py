@@ -57,6 +57,7 @@ class DomainSpec:
     pci: tuple[PciAddress, ...] = ()
     graphics: Literal["none", "vnc", "spice"] = "vnc"
     graphics_listen: str = screen.LOOPBACK
+    graphics_tls: bool = False
     graphics_password: str | None = field(default=None, repr=False)
     extras: tuple[ExtraDevice, ...] = ()
     sound: bool = False
@@ -140,7 +141,9 @@ def _devices(spec: DomainSpec) -> xml.Element:
         channel = xml.add(devices, "channel", type_="unix")
         xml.add(channel, "target", type_="virtio", name="org.qemu.guest_agent.0")
     if spec.graphics != "none":
-        devices.append(screen.graphics_element(spec.graphics, spec.graphics_listen, spec.graphics_password))
+        devices.append(
+            screen.graphics_element(spec.graphics, spec.graphics_listen, spec.graphics_password, tls=spec.graphics_tls)
+        )
         devices.append(screen.video_element(defaults.video))
         devices.append(tablet_element())
         if spec.graphics == "spice":

@@ -136,6 +136,7 @@ def plan(hypervisor: Hypervisor, request: Request, progress: Progress | None = N
         pci=_pci(hypervisor, request),
         graphics=request.graphics,
         graphics_listen=request.graphics_listen or LOOPBACK,
+        graphics_tls=request.graphics_tls,
         graphics_password=request.graphics_password,
         extras=request.devices,
         sound=request.sound,

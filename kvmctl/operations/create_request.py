@@ -51,6 +51,7 @@ class Request:
     os: str | None = None
     graphics: Literal["none", "vnc", "spice"] = "vnc"
     graphics_listen: str | None = None
+    graphics_tls: bool = False
     graphics_password: str | None = field(default=None, repr=False)
     devices: tuple[ExtraDevice, ...] = ()
     sound: bool = False

@@ -10,6 +10,7 @@ import pytest
 from tests.lab import images
 from tests.lab.guest import Guest
 from tests.lab.hosts import Host
+from tests.lab.process import run
 
 MIB = 1024**2
 Console = Callable[[Host, str], Guest]
@@ -198,3 +199,45 @@ def test_an_encrypted_disk_keeps_its_passphrase_to_libvirt(
         assert (wrong.returncode, words in wrong.stderr) == (2, True)
     host_a.kvmctl("delete", "vault", "-y")
     assert uuid not in host_a.virsh("secret-list").stdout
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_disks_are_encrypted_as_they_are_made(
+    host_a: Host, tiny: images.Tiny, console: Console, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_text("correct horse battery\n")
+    base = tmp_path / "base.qcow2"
+    run(["qemu-img", "create", "-q", "-f", "qcow2", str(base), "8M"])
+    run(["qemu-io", "-c", "write -q -P 0x61 0 4096", str(base)])
+    secret = f"passphrase-file={tmp_path / 'secret'}"
+    create = [
+        *("create", "safe", "--kernel", str(tiny.kernel), "--initrd", str(tiny.initrd), "--cmdline", tiny.cmdline),
+        *("--memory", "256M", "--vcpus", "1", "--graphics", "none", "--net", "none", "-q", "--image", str(base)),
+        *("--no-seed", "--disk", f"16M,{secret}", "--disk", f"16M,format=raw,{secret}"),
+    ]
+    planned = host_a.kvmctl(*create, "--dry-run", check=False)
+    assert "correct horse" not in planned.stdout + planned.stderr
+    # What fails after the passphrase was kept takes it back.
+    failed = host_a.kvmctl(*create, "--device", "share=/no/such:x,driver=virtiofs", check=False)
+    assert failed.returncode != 0
+    assert host_a.virsh("secret-list").stdout.strip() == ""
+
+    host_a.kvmctl(*create)
+    guest = console(host_a, "safe").ready()
+    # The first is a copy-on-write disk over a plain image, which is read through it.
+    assert guest.run("dd if=/dev/vda bs=4 count=1 2>/dev/null") == "aaaa"
+    for disk in ("vda", "vdb"):
+        guest.run(f"echo precious-and-plain | dd of=/dev/{disk} bs=512 seek=9 conv=sync 2>/dev/null; sync")
+    rows = host_a.kvmctl("disk", "list", "safe", "-o", "json").json()
+    assert [(row["target"], row["encrypted"]) for row in rows] == [("vda", True), ("vdb", True)]
+    for row in rows:
+        assert b"precious-and-plain" not in (host_a.folder / "lib/images" / Path(row["source"]).name).read_bytes()
+    guest.close()
+    host_a.kvmctl("destroy", "safe")
+    host_a.kvmctl("start", "safe")
+    guest = console(host_a, "safe").ready()
+    assert guest.run("dd if=/dev/vdb bs=512 skip=9 count=1 2>/dev/null | head -n 1") == "precious-and-plain"
+    host_a.kvmctl("delete", "safe", "-y")
+    assert host_a.virsh("secret-list").stdout.strip() == ""
+    (image,) = [row["name"] for row in host_a.kvmctl("image", "list", "-o", "json").json() if "base" in row["name"]]
+    host_a.kvmctl("image", "delete", image, "-y")

@@ -1,6 +1,9 @@
 """Devices beside disks and cards, by flags of create, in a running guest."""
 
+import json
+import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from tests.lab import images
 from tests.lab.guest import Guest
 from tests.lab.hosts import Host
 from tests.lab.lab import Lab
+from tests.lab.process import run
 
 
 @pytest.mark.usefixtures("leaves_nothing")
@@ -129,3 +133,62 @@ def test_files_are_shared_with_a_guest(
         host_a.kvmctl("delete", "shares", "-y")
     finally:
         shutil.rmtree(folder)
+
+
+_CERTIFICATES = """
+openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=ca -keyout ca-key.pem -out ca-cert.pem
+openssl req -newkey rsa:2048 -nodes -subj /CN=127.0.0.1 -keyout server-key.pem -out request.pem
+openssl x509 -req -in request.pem -CA ca-cert.pem -CAkey ca-key.pem -CAcreateserial -days 2 -out server-cert.pem
+"""
+# SPICE's own greeting follows the handshake; what matters is whose certificate it is.
+_HANDSHAKE = """
+import socket, ssl, sys
+context = ssl.create_default_context(cafile=sys.argv[1])
+context.check_hostname = False
+with context.wrap_socket(socket.create_connection(("127.0.0.1", int(sys.argv[2])), 60)) as connection:
+    print(connection.getpeercert()["subject"])
+"""
+
+
+def test_spice_over_tls(host_a: Host, tiny: images.Tiny) -> None:
+    create = [
+        *("create", "secret", "--kernel", str(tiny.kernel), "--initrd", str(tiny.initrd), "--cmdline", tiny.cmdline),
+        *("--memory", "256M", "--vcpus", "1", "--net", "none", "-q", "--graphics", "spice"),
+        *("--graphics-tls", "--graphics-listen", "0.0.0.0"),
+    ]
+    refused = host_a.kvmctl(*create, check=False)
+    assert (refused.returncode, "TLS is disabled in qemu.conf" in refused.stderr) == (2, True), refused.stderr
+    assert host_a.kvmctl("list", "-o", "json").json() == []
+    conf, folder = host_a.folder / "etc" / "qemu.conf", host_a.folder / "etc" / "spice"
+    before = conf.read_text()
+    folder.mkdir()
+    try:
+        run(["sh", "-ec", _CERTIFICATES], cwd=str(folder))
+        conf.write_text(f'{before}spice_tls = 1\nspice_tls_x509_cert_dir = "/etc/libvirt/spice"\n')
+        host_a.restart_libvirtd()
+        host_a.kvmctl(*create)
+        port = re.search(r"tlsPort='(\d+)'", host_a.virsh("dumpxml", "secret").stdout)
+        assert port is not None
+        seen = host_a.client([sys.executable, "-c", _HANDSHAKE, str(folder / "ca-cert.pem"), port[1]]).stdout
+        assert "127.0.0.1" in seen
+        host_a.kvmctl("delete", "secret", "-y")
+    finally:
+        conf.write_text(before)
+        shutil.rmtree(folder)
+        host_a.restart_libvirtd()
+
+
+def test_devices_by_a_spec(host_a: Host, tmp_path: Path) -> None:
+    spec = {"name": "said", "kernel": "kernel", "networks": "none", "graphics": "none", "start": False}
+    devices = ["watchdog,action=pause", f"share={host_a.shared}:data,driver=virtiofs"]
+    (tmp_path / "kernel").write_text("a kernel")
+    file = tmp_path / "said.yaml"
+    file.write_text(json.dumps({**spec, "devices": devices}))
+    host_a.kvmctl("apply", "-f", str(file))
+    assert sorted(host_a.kvmctl("export", "said", "-o", "json").json()["devices"]) == sorted(devices)
+    assert host_a.kvmctl("diff", "-f", str(file)).returncode == 0
+    file.write_text(json.dumps({**spec, "devices": devices[:1]}))
+    assert host_a.kvmctl("diff", "-f", str(file), check=False).returncode == 1
+    refused = host_a.kvmctl("apply", "-f", str(file), check=False)
+    assert (refused.returncode, "devices" in refused.stderr) == (7, True), refused.stderr
+    host_a.kvmctl("delete", "said", "-y")
