@@ -13,6 +13,7 @@ from kvmctl.model.extras import Attached, ExtraDevice
 from kvmctl.model.names import harmless
 from kvmctl.operations import mdev
 from kvmctl.operations.affect import Affect, affect
+from kvmctl.operations.kept_definition import definition_kept
 from kvmctl.operations.pci_host import definitions
 from kvmctl.operations.undo import Undo
 
@@ -122,7 +123,8 @@ def _name(wanted: ExtraDevice) -> str | None:
 def run_attach(hypervisor: Hypervisor, plan: Attach) -> dict[str, Any]:
     """Plug it in, in both definitions or none, and look that it is there: ``{vm, kind, device, live, config}``."""
     before = _names(plan.domain, plan.affect)
-    with translated(hypervisor.uri), Undo() as undo:
+    kept = definition_kept(plan.domain, f"device attach {plan.name} {plan.kind}")
+    with translated(hypervisor.uri), kept, Undo() as undo:
         flags = plan.affect.flags & ~CONFIG if plan.redefine else plan.affect.flags
         if flags:
             try:
@@ -217,7 +219,7 @@ def plan_detach(hypervisor: Hypervisor, name: str, text: str, *, live: bool = Fa
 
 def run_detach(hypervisor: Hypervisor, plan: Detach, timeout: float) -> dict[str, Any]:
     """Pull it out; the saved definition follows when the running guest is rid of it. Raises TimedOut, Refused."""
-    with translated(hypervisor.uri):
+    with translated(hypervisor.uri), definition_kept(plan.domain, f"device detach {plan.name} {plan.device}"):
         if plan.live is not None:
             _detach_live(plan, plan.live, timeout)
         if plan.saved is not None:
