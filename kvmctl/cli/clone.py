@@ -6,6 +6,7 @@ import click
 
 from kvmctl.cli import output
 from kvmctl.cli.options import App, complete_vms, dry_run, everywhere
+from kvmctl.cli.tidying import tidy
 from kvmctl.errors import UsageProblem
 
 
@@ -51,6 +52,8 @@ def clone(
     if full and live:
         raise UsageProblem("--full and --live do not go together", "a live copy is always linked")
     hypervisor = app.connect(events=live)
+    if not dry_run:
+        tidy(app, hypervisor, source)
     plan = clone_plan.plan(
         hypervisor,
         source,

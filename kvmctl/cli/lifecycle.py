@@ -8,6 +8,7 @@ import click
 
 from kvmctl.cli import output
 from kvmctl.cli.options import DURATION, App, confirmed, dry_run, everywhere, targets, timeout
+from kvmctl.cli.tidying import tidy
 
 if TYPE_CHECKING:
     from kvmctl.connection import Hypervisor
@@ -147,6 +148,8 @@ def start(
     from kvmctl.operations import lifecycle
 
     def do(hypervisor: "Hypervisor", name: str) -> dict[str, Any]:
+        if not dry_run:
+            tidy(app, hypervisor, name)
         found = lifecycle.plan(hypervisor, "start", name)
         if dry_run:
             return would(found.row(), found.does)

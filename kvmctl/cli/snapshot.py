@@ -7,6 +7,7 @@ import click
 
 from kvmctl.cli import output
 from kvmctl.cli.options import App, complete_vms, confirmed, dry_run, everywhere
+from kvmctl.cli.tidying import tidy
 from kvmctl.errors import UsageProblem
 
 _COLUMNS = [
@@ -73,6 +74,8 @@ def create(
     from kvmctl.operations import snapshot_create
 
     hypervisor = app.connect()
+    if not dry_run:
+        tidy(app, hypervisor, vm)
     plan = snapshot_create.plan(
         hypervisor, vm, name, description=description, external=external, disk_only=disk_only, quiesce=quiesce
     )
@@ -169,6 +172,8 @@ def revert(app: App, vm: str, name: str, keep: str | None, discard: bool, after:
     if keep is not None and discard:
         raise UsageProblem("--keep and --discard contradict each other", "give one of them")
     hypervisor = app.connect()
+    if not dry_run:
+        tidy(app, hypervisor, vm)
     plan = snapshot_revert.plan(hypervisor, vm, name, keep=keep, discard=discard, after=after)
     if dry_run:
         row = plan.as_dict()
@@ -204,6 +209,8 @@ def delete(app: App, vm: str, names: tuple[str, ...], children: bool, children_o
     from kvmctl.operations import snapshot_delete
 
     hypervisor = app.connect()
+    if not dry_run:
+        tidy(app, hypervisor, vm)
     plan = snapshot_delete.plan(hypervisor, vm, list(names), children=children, children_only=children_only)
     several = len(names) > 1 or children or children_only
     if dry_run:

@@ -4,6 +4,7 @@ import click
 
 from kvmctl.cli import output
 from kvmctl.cli.options import App, complete_vms, confirmed, dry_run, everywhere
+from kvmctl.cli.tidying import tidy
 
 
 @click.command()
@@ -27,6 +28,8 @@ def undo(app: App, vm: str, dry_run: bool) -> None:
     from kvmctl.operations import undoing
 
     hypervisor = app.connect()
+    if not dry_run:
+        tidy(app, hypervisor, vm)
     plan = undoing.plan(hypervisor, vm)
     if dry_run:
         output.show_one(app, plan.as_dict(changed=False), lambda: f"would be {plan.sentence()}")

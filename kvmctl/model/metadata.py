@@ -166,6 +166,27 @@ def put(domain: xml.Element, metadata: Metadata) -> None:
     holder.append(to_element(metadata, (domain.findtext("uuid") or "").strip() or None))
 
 
+def extra(metadata: Metadata, name: str) -> xml.Element | None:
+    """The element ``name`` among Metadata.extra."""
+    for text in metadata.extra:
+        element = xml.parse(text, "kvmctl metadata")
+        if element.tag == f"{{{NAMESPACE}}}{name}":
+            return element
+    return None
+
+
+def with_extra(metadata: Metadata, name: str, element: xml.Element | None) -> Metadata:
+    """The same with ``element`` (see new_extra()) in the place of the one of this name, or with none."""
+    tag = f"{{{NAMESPACE}}}{name}"
+    others = tuple(text for text in metadata.extra if xml.parse(text, "kvmctl metadata").tag != tag)
+    return replace(metadata, extra=others if element is None else (*others, xml.raw(element)))
+
+
+def new_extra(name: str) -> xml.Element:
+    """An element of that name for with_extra()."""
+    return xml.etree.Element(f"{{{NAMESPACE}}}{name}", nsmap={PREFIX: NAMESPACE})
+
+
 def _volume(element: xml.Element) -> OwnedVolume | None:
     pool, name, role = element.get("pool"), element.get("name"), element.get("role", "disk")
     if not pool or not name:

@@ -1,11 +1,9 @@
 """What the last change to a VM was and what was before it, as it is kept in the VM's own metadata."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kvmctl.model import xml
-from kvmctl.model.metadata import NAMESPACE, PREFIX, Metadata
-
-_TAG = f"{{{NAMESPACE}}}undo"
+from kvmctl.model.metadata import NAMESPACE, Metadata, extra, new_extra, with_extra
 
 
 @dataclass(frozen=True)
@@ -24,26 +22,22 @@ class UndoRecord:
 
 
 def read(metadata: Metadata) -> UndoRecord | None:
-    """The record in what is remembered of a VM; None where there is none, or none that can be read."""
-    for text in metadata.extra:
-        element = xml.parse(text, "kvmctl metadata")
-        if element.tag != _TAG:
-            continue
-        definition = element.text if element.text and element.text.strip() else None
-        snapshot = element.get("snapshot") == "yes"
-        if definition is None and not snapshot:
-            return None
-        command, at = element.get("command", "?"), element.get("at", "?")
-        return UndoRecord(command, at, snapshot, definition, element.get("after"))
-    return None
+    """The record in what is remembered of a VM; None where there is none, or none that leads anywhere."""
+    element = extra(metadata, "undo")
+    if element is None:
+        return None
+    definition = element.text if element.text and element.text.strip() else None
+    snapshot = element.get("snapshot") == "yes"
+    if definition is None and not snapshot:
+        return None
+    return UndoRecord(element.get("command", "?"), element.get("at", "?"), snapshot, definition, element.get("after"))
 
 
 def put(metadata: Metadata, record: UndoRecord | None) -> Metadata:
     """``metadata`` with this record in the place of the one before, or with none."""
-    others = tuple(text for text in metadata.extra if xml.parse(text, "kvmctl metadata").tag != _TAG)
     if record is None:
-        return replace(metadata, extra=others)
-    element = xml.etree.Element(_TAG, nsmap={PREFIX: NAMESPACE})
+        return with_extra(metadata, "undo", None)
+    element = new_extra("undo")
     element.set("command", record.command)
     element.set("at", record.at)
     if record.snapshot:
@@ -51,13 +45,13 @@ def put(metadata: Metadata, record: UndoRecord | None) -> Metadata:
     if record.after is not None:
         element.set("after", record.after)
     element.text = record.definition
-    return replace(metadata, extra=(*others, xml.raw(element)))
+    return with_extra(metadata, "undo", element)
 
 
 def without(definition: str) -> str:
     """A ``<domain>`` without the record in its metadata: one step back is kept, not a chain of them."""
     tree = xml.parse(definition, "domain", "domain")
-    for element in tree.findall(f"metadata/{{{NAMESPACE}}}vm/{_TAG}"):
+    for element in tree.findall(f"metadata/{{{NAMESPACE}}}vm/{{{NAMESPACE}}}undo"):
         parent = element.getparent()
         if parent is not None:
             parent.remove(element)

@@ -10,7 +10,7 @@ from kvmctl.connection import Hypervisor, is_missing, translated
 from kvmctl.model import clone as copies
 from kvmctl.model import xml
 from kvmctl.model.metadata import OwnedVolume
-from kvmctl.operations import claim, clone_disks, clone_seed, freeze, nvram, pools, ports
+from kvmctl.operations import claim, clone_disks, clone_seed, freeze, nvram, pools, ports, recovery
 from kvmctl.operations.clone_plan import Copy, Plan, disks_as_dicts
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.seed import hostname_for
@@ -37,6 +37,7 @@ def run(hypervisor: Hypervisor, plan: Plan, progress: Progress | None = None) ->
             freeze.freeze(hypervisor, domain, plan.layers, undo, quiesce=plan.quiesce)
             for copy in plan.copies:
                 make_overlays(hypervisor, copy, undo)
+            recovery.done(domain)
         for copy in plan.copies:
             make_seed(hypervisor, plan, copy, undo)
             define(hypervisor, plan, copy, undo)

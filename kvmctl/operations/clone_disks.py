@@ -7,7 +7,7 @@ import libvirt
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import Refused
 from kvmctl.model import xml
-from kvmctl.operations import freeze, pools, reflink
+from kvmctl.operations import freeze, pools, recovery, reflink
 from kvmctl.operations.abortable import abortable
 from kvmctl.operations.clone_plan import CopiedDisk, Copy, Plan
 from kvmctl.operations.progress import Progress
@@ -28,6 +28,7 @@ def copy_all(hypervisor: Hypervisor, domain: libvirt.virDomain, plan: Plan, undo
     if moved:
         progress.step(f"merging the disks of {plan.source} again")
         freeze.unfreeze(hypervisor, domain, moved)
+    recovery.done(domain)
 
 
 def _copy(hypervisor: Hypervisor, copy: Copy, disk: CopiedDisk, undo: Undo, progress: Progress) -> None:

@@ -15,7 +15,7 @@ from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import Refused
 from kvmctl.model import clone as copies
 from kvmctl.model import save_image, xml
-from kvmctl.operations import clone, clone_identity, freeze, memory_file, pools
+from kvmctl.operations import clone, clone_identity, freeze, memory_file, pools, recovery
 from kvmctl.operations.abortable import abortable
 from kvmctl.operations.clone_plan import Copy, Plan
 from kvmctl.operations.progress import Progress
@@ -38,6 +38,7 @@ def run(hypervisor: Hypervisor, plan: Plan, progress: Progress | None = None) ->
     with Undo() as undo:
         _prepare(hypervisor, domain, plan, undo, progress)
         pause = _freeze(hypervisor, domain, plan, undo, progress)
+        recovery.done(domain)
         file = memory_file.head(hypervisor, plan.memory)
         for copy in plan.copies:
             progress.step(f"starting {copy.identity.name}")

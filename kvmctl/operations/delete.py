@@ -1,6 +1,6 @@
 """Deleting a VM and what kvmctl made for it, and nothing else."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import libvirt
@@ -8,7 +8,7 @@ import libvirt
 from kvmctl.connection import Hypervisor, is_missing, translated
 from kvmctl.errors import KvmctlError, Refused
 from kvmctl.model import xml
-from kvmctl.model.metadata import OwnedVolume
+from kvmctl.model.metadata import Metadata, OwnedVolume
 from kvmctl.operations import disk_secret, metadata, pools, ports
 from kvmctl.operations.progress import Progress
 from kvmctl.preflight import dependents
@@ -49,6 +49,8 @@ def plan(hypervisor: Hypervisor, name: str, storage: Storage = "own") -> Plan:
         running = bool(domain.isActive())
         persistent = bool(domain.isPersistent())
         tree = xml.parse(domain.XMLDesc(0), "domain", "domain")
+        if persistent:
+            remembered = _with_lost(domain, remembered)
         own = {volume.path: volume for volume in remembered.volumes if volume.path}
         volumes = list(remembered.volumes) if storage != "none" else []
         kept = []
@@ -72,6 +74,19 @@ def plan(hypervisor: Hypervisor, name: str, storage: Storage = "own") -> Plan:
             count,
             len(remembered.forwards),
         )
+
+
+def _with_lost(domain: libvirt.virDomain, remembered: Metadata) -> Metadata:
+    """Where a revert was killed the definition is of another moment; the kept present knows what was made since."""
+    if domain.snapshotNum(0) == 0:
+        return remembered
+    from kvmctl.operations import snapshots
+
+    left = snapshots.cut_short(snapshots.load(domain), remembered)
+    known = {(volume.pool, volume.name) for volume in remembered.volumes}
+    more = snapshots.volumes_then(domain, left.name) if left is not None else ()
+    others = (volume for volume in more if (volume.pool, volume.name) not in known)
+    return replace(remembered, volumes=(*remembered.volumes, *others))
 
 
 def run(hypervisor: Hypervisor, plan_: Plan, progress: Progress) -> dict[str, Any]:

@@ -6,7 +6,7 @@ running one is moved by libvirt's own snapshot call, all disks in one transactio
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,11 +15,12 @@ import libvirt
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import Conflict, KvmctlError, NotFound, Refused
 from kvmctl.model import clone as copies
-from kvmctl.model import qcow2, xml
+from kvmctl.model import qcow2, work_record, xml
 from kvmctl.model import snapshot as snapshot_model
 from kvmctl.model.metadata import Metadata, OwnedVolume
 from kvmctl.operations import metadata, pools
 from kvmctl.operations.abortable import abortable
+from kvmctl.operations.claim import this_process
 from kvmctl.operations.undo import Undo
 from kvmctl.operations.volume_reader import find_by_path, pool_of, read_at
 from kvmctl.preflight.snapshots import Disk, disks_of
@@ -123,7 +124,7 @@ def freeze(
 ) -> None:
     """Freeze the disks of ``layers`` at one moment. ``undo`` learns how to merge them again.
 
-    The overlays are written down as the guest's own before they exist, so that nothing is lost sight of.
+    See claim() for what is written down meanwhile; the caller ends it with recovery.done() or unfreeze().
     """
     moved = [layer for layer in layers if layer.overlay is not None]
     if not moved:
@@ -135,11 +136,26 @@ def freeze(
         _freeze_stopped(hypervisor, domain, moved, undo)
 
 
-def claim(hypervisor: Hypervisor, domain: libvirt.virDomain, moved: Sequence[Layer], undo: Undo) -> None:
-    """Write the overlays, and what becomes a base, into what is remembered of the guest."""
+def claim(
+    hypervisor: Hypervisor,
+    domain: libvirt.virDomain,
+    moved: Sequence[Layer],
+    undo: Undo,
+    more: Sequence[OwnedVolume] = (),
+    left: Collection[str] = (),
+) -> None:
+    """Write the overlays, what becomes a base, and ``more`` into what is remembered of the guest, before they exist.
+
+    With them goes a note of who is at work on what, for recovery.finish() to tidy up by if this process is killed;
+    ``left`` are the paths of what the guest is about to leave.
+    """
+    paths = [*(layer.base for layer in moved), *(layer.overlay.path for layer in moved if layer.overlay is not None)]
     with translated(hypervisor.uri):
         before = metadata.read(domain)
-        metadata.write(domain, with_layers(before, moved))
+        now = with_layers(before, moved)
+        now = replace(now, volumes=(*now.volumes, *more))
+        paths += [*(volume.path for volume in more if volume.path), *left]
+        metadata.write(domain, work_record.begin(now, this_process(), paths))
     undo.add(f"what is remembered of {domain.name()}", lambda: metadata.write(domain, before))
 
 

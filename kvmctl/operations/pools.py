@@ -7,6 +7,7 @@ that all of it works over a remote connection too.
 import contextlib
 import io
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -33,6 +34,9 @@ CHUNK = 256 * 1024 - 24
 
 # How often an encrypted volume is tried: see create_volume().
 MEASUREMENTS = 10
+
+# How long a volume that is being made is waited for before it is deleted, in seconds.
+ALLOCATION_SECONDS = 30.0
 
 # A qcow2 volume is made this large before its real content replaces it: see upload().
 PLACEHOLDER = MIB
@@ -262,16 +266,26 @@ def delete_volume(hypervisor: Hypervisor, pool_name: str, name: str) -> bool:
     if pool is None:
         return False
     _activate(hypervisor, pool)
-    volume = find_volume(pool, name)
-    if volume is None:
-        return False
-    try:
-        volume.delete(0)
-    except libvirt.libvirtError as error:
-        if is_missing(error) or find_volume(pool, name) is None:
+    until = time.monotonic() + ALLOCATION_SECONDS
+    while True:
+        volume = find_volume(pool, name)
+        if volume is None:
+            # The pool has not seen yet what libvirt wrote there beside it: a guest's memory.
+            refresh(pool)
+            volume = find_volume(pool, name)
+        if volume is None:
             return False
-        raise explain(error, hypervisor.uri) from error
-    return True
+        try:
+            volume.delete(0)
+        except libvirt.libvirtError as error:
+            if is_missing(error) or find_volume(pool, name) is None:
+                return False
+            # libvirt makes it to the end for a kvmctl that was killed.
+            if "being allocated" not in (error.get_error_message() or "") or time.monotonic() > until:
+                raise explain(error, hypervisor.uri) from error
+            time.sleep(0.1)
+        else:
+            return True
 
 
 def _create(pool: libvirt.virStoragePool, name: str, size: int, format_: str, mode: str) -> libvirt.virStorageVol:

@@ -193,7 +193,7 @@ def run(hypervisor: Hypervisor, plan_: Plan, progress: Progress | None = None) -
         else:
             _create_internal(domain, plan_, undo)
         undo.keep()
-    return snapshots.one(domain, plan_.name).as_dict()
+    return snapshots.exactly(domain, plan_.name).as_dict()
 
 
 def _create_internal(domain: libvirt.virDomain, plan_: Plan, undo: Undo) -> None:

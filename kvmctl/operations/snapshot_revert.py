@@ -1,6 +1,7 @@
 """Going back to a snapshot, with the present kept first."""
 
 import contextlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -8,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import libvirt
 
 from kvmctl.connection import Hypervisor, explain, translated
-from kvmctl.errors import Conflict, Refused
+from kvmctl.errors import Conflict, KvmctlError, NotFound, Refused
+from kvmctl.model import slot_record, undo_record, work_record, xml
 from kvmctl.model import snapshot as model
-from kvmctl.model import undo_record, xml
-from kvmctl.model.metadata import Metadata
+from kvmctl.model.metadata import Metadata, OwnedVolume
 from kvmctl.model.snapshot import Snapshot
 from kvmctl.model.undo_record import UndoRecord
-from kvmctl.operations import metadata, snapshot_create, snapshot_delete, snapshots
+from kvmctl.operations import metadata, recovery, snapshot_create, snapshot_delete, snapshots
 from kvmctl.operations.abortable import abortable
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.snapshots import written_files
@@ -33,6 +34,7 @@ class Plan:
 
     ``keep`` is the snapshot that holds the present (None with ``--discard``), ``old_slots`` the names of the
     slot that make room for it; ``after`` is the state wanted afterwards, None for the snapshot's own.
+    ``cut_short``: the slot is of a revert that was killed, and so holds a present that nobody may have seen again.
     """
 
     vm: str
@@ -43,6 +45,7 @@ class Plan:
     after: str | None
     remembered: Metadata
     moment: "Moment | None" = None
+    cut_short: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--dry-run``: ``{vm, name, state, kept_as, replaces}``."""
@@ -75,9 +78,11 @@ def plan(
         vm = domain.name()
         state = snapshots.state_of(domain)
         remembered = metadata.read(domain)
-        then = xml.parse(snapshots.find(domain, name).getXMLDesc(0), "snapshot").find("domain")
+        then = xml.parse(domain.snapshotLookupByName(target.name, 0).getXMLDesc(0), "snapshot").find("domain")
         saved = bool(domain.isPersistent() and domain.hasManagedSaveImage(0))
-        known = {snapshot.getName() for snapshot in domain.listAllSnapshots(0)}
+        slots = [snapshot for snapshot in snapshots.load(domain) if snapshot.name in model.SLOT_NAMES]
+        if (left := snapshots.cut_short(slots, remembered)) is not None:
+            remembered = _with_volumes(remembered, snapshots.volumes_then(domain, left.name))
     if saved and not discard:
         raise Refused(
             f"{vm} is saved, and the memory waiting in that file belongs to the disks as they are now",
@@ -92,12 +97,23 @@ def plan(
         _check_target(hypervisor, vm, target, then)
     kept: snapshot_create.Plan | None = None
     old_slots: tuple[str, ...] = ()
+    cut_short = False
+    if keep is None and not discard:
+        left = snapshots.cut_short(slots, remembered)
+        cut_short = left is not None
+        if cut_short:
+            keep = f"present-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+        old_slots = tuple(slot.name for slot in slots if slot != left)
     if not discard:
-        slot = model.SLOT_NAMES[1] if target.name == model.SLOT else model.SLOT
-        kept = _plan_keep(hypervisor, vm, keep or slot, target, slot=keep is None)
-        if keep is None:
-            old_slots = tuple(slot for slot in model.SLOT_NAMES if slot in known)
-    return Plan(vm, target, state, kept, old_slots, after, remembered, moment)
+        kept = _plan_keep(hypervisor, vm, keep or _free_slot(old_slots, target), target, slot=keep is None)
+    return Plan(vm, target, state, kept, old_slots, after, remembered, moment, cut_short)
+
+
+def _free_slot(taken: Sequence[str], target: Snapshot) -> str:
+    """The name for the new slot: the old one goes only when the guest is where it was to go."""
+    free = [name for name in model.SLOT_NAMES if name not in taken]
+    # Both are taken where a revert was killed at its very end.
+    return free[0] if free else next(name for name in model.SLOT_NAMES if name != target.name)
 
 
 def _plan_keep(hypervisor: Hypervisor, vm: str, name: str, target: Snapshot, *, slot: bool) -> snapshot_create.Plan:
@@ -149,16 +165,19 @@ def run(
     """
     progress = progress or Progress()
     domain = hypervisor.find(plan_.vm)
+    kept_at: str | None = None
     with Undo() as undo:
         if plan_.keep is not None:
-            _keep(hypervisor, domain, plan_, progress)
+            kept_at = _keep(hypervisor, domain, plan_, progress)
             undo.add(f"return {plan_.vm} to the present", lambda: _return(hypervisor, domain, plan_))
         progress.step(f"going to snapshot {plan_.target.shown_name} of {plan_.vm}")
         left = written_files(domain)
         _go(hypervisor, domain, plan_, undo)
         undo.keep()
     with translated(hypervisor.uri):
-        _put_back_metadata(domain, plan_.remembered)
+        in_slot = plan_.keep is not None and plan_.keep.name in model.SLOT_NAMES
+        at = kept_at if in_slot else None
+        _settle(domain, plan_, command or f"snapshot revert {plan_.vm} {plan_.target.shown_name}", at)
         if plan_.remembered.forwards:
             # QEMU was started anew and has none of the forwards that were added to the old one. Imported late: the
             # firewall and the networks come along.
@@ -166,17 +185,22 @@ def run(
 
             for failure in ports.reapply(hypervisor, domain):
                 progress.warn(failure)
-        if plan_.target.name in plan_.old_slots:
-            # The slot was the way back and has been taken: from now on it holds what was left just now.
-            snapshot_delete.delete_one(hypervisor, domain, snapshots.one(domain, plan_.target.name))
         if plan_.moment is not None:
             from kvmctl.operations import snapshots_external
 
             # The overlays that the guest stood on a moment ago: what was kept of it stands on what is below them.
             snapshots_external.sweep(hypervisor, domain, left)
-        kept_in_slot = plan_.keep is not None and plan_.keep.name in model.SLOT_NAMES
-        _remember(domain, command or f"snapshot revert {plan_.vm} {plan_.target.shown_name}", kept=kept_in_slot)
+        for name in plan_.old_slots:
+            # From now on the slot holds what was left just now.
+            if plan_.keep is None or name != plan_.keep.name:
+                snapshot_delete.delete_one(hypervisor, domain, snapshots.exactly(domain, name))
+        recovery.done(domain)
         state = snapshots.state_of(domain)
+    if plan_.cut_short and plan_.keep is not None:
+        progress.warn(
+            f"an earlier revert of {plan_.vm} was killed: {model.SLOT} still holds the present that it kept; "
+            f"what was there now was kept as {plan_.keep.name}"
+        )
     return {
         "name": plan_.target.shown_name,
         "vm": plan_.vm,
@@ -186,21 +210,22 @@ def run(
     }
 
 
-def _keep(hypervisor: Hypervisor, domain: libvirt.virDomain, plan_: Plan, progress: Progress) -> None:
+def _keep(hypervisor: Hypervisor, domain: libvirt.virDomain, plan_: Plan, progress: Progress) -> str | None:
+    """Keep the present; returns when that was, as Snapshot.created has it."""
     assert plan_.keep is not None
-    with translated(hypervisor.uri):
-        for name in plan_.old_slots:
-            if name != plan_.target.name:
-                snapshot_delete.delete_one(hypervisor, domain, snapshots.one(domain, name))
-    # What the guest is now may differ from what plan() saw: it may have been stopped or started since.
-    state = snapshots.state_of(domain)
     kept = plan_.keep
-    if state != kept.state or (kept.files is not None and plan_.old_slots):
+    taken = kept.name in plan_.old_slots
+    if taken:
+        with translated(hypervisor.uri):
+            snapshot_delete.delete_one(hypervisor, domain, snapshots.exactly(domain, kept.name))
+    # What the guest is now may differ from what plan() saw: it may have been stopped or started since.
+    if snapshots.state_of(domain) != kept.state or (kept.files is not None and taken):
         # Or the old slot's overlays were merged just now, and the disks are other files.
-        kept = snapshot_create.plan(
-            hypervisor, plan_.vm, kept.name, description=kept.description, slot=kept.name in model.SLOT_NAMES
-        )
-    snapshot_create.run(hypervisor, kept, progress)
+        slot = kept.name in model.SLOT_NAMES
+        kept = snapshot_create.plan(hypervisor, plan_.vm, kept.name, description=kept.description, slot=slot)
+    created = snapshot_create.run(hypervisor, kept, progress)["created"]
+    assert created is None or isinstance(created, str)
+    return created
 
 
 def _go(hypervisor: Hypervisor, domain: libvirt.virDomain, plan_: Plan, undo: Undo) -> None:
@@ -242,7 +267,7 @@ def _revert(domain: libvirt.virDomain, name: str, after: str | None) -> None:
 def _return(hypervisor: Hypervisor, domain: libvirt.virDomain, plan_: Plan) -> None:
     """Back to the moment that was kept, and drop the copy of it: all is as before the command."""
     assert plan_.keep is not None
-    kept = snapshots.one(domain, plan_.keep.name)
+    kept = snapshots.exactly(domain, plan_.keep.name)
     if kept.location == "external":
         from kvmctl.operations import snapshots_external
 
@@ -253,15 +278,22 @@ def _return(hypervisor: Hypervisor, domain: libvirt.virDomain, plan_: Plan) -> N
         snapshot_delete.delete_one(hypervisor, domain, kept)
         return
     _revert(domain, plan_.keep.name, None)
-    _put_back_metadata(domain, plan_.remembered)
+    with contextlib.suppress(libvirt.libvirtError, KvmctlError):
+        _put_back_metadata(domain, plan_.remembered)
     domain.snapshotLookupByName(plan_.keep.name, 0).delete(0)
 
 
-def _remember(domain: libvirt.virDomain, command: str, *, kept: bool) -> None:
-    """Write down what leads back before this revert: the slot, or nothing."""
+def _settle(domain: libvirt.virDomain, plan_: Plan, command: str, kept_at: str | None) -> None:
+    """Write down that it is done, and what leads back: the slot, where the present was kept there at ``kept_at``."""
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    record = UndoRecord(command, at, snapshot=True) if kept else None
-    metadata.write(domain, undo_record.put(metadata.read(domain), record))
+    record = UndoRecord(command, at, snapshot=True) if kept_at is not None else None
+    remembered = undo_record.put(plan_.remembered, record)
+    if kept_at is not None:
+        remembered = slot_record.settle(remembered, kept_at)
+    elif plan_.cut_short:
+        with contextlib.suppress(NotFound):
+            remembered = slot_record.settle(remembered, snapshots.one(domain, model.SLOT).created)
+    _put_back_metadata(domain, remembered)
 
 
 def _put_back_metadata(domain: libvirt.virDomain, before: Metadata) -> None:
@@ -269,9 +301,14 @@ def _put_back_metadata(domain: libvirt.virDomain, before: Metadata) -> None:
 
     What it must know to clean up and to protect belongs to now, not to that moment.
     """
-    with contextlib.suppress(libvirt.libvirtError):
-        now = metadata.read(domain)
-        volumes = tuple(dict.fromkeys([*before.volumes, *now.volumes]))
-        wanted = replace(before, volumes=volumes, creator=now.creator)
-        if wanted != now:
-            metadata.write(domain, wanted)
+    now = metadata.read(domain)
+    wanted = replace(_with_volumes(before, now.volumes), creator=now.creator)
+    wanted = work_record.put(wanted, work_record.read(now))
+    if wanted != now:
+        metadata.write(domain, wanted)
+
+
+def _with_volumes(remembered: Metadata, more: Iterable[OwnedVolume]) -> Metadata:
+    known = {(volume.pool, volume.name) for volume in remembered.volumes}
+    others = (volume for volume in more if (volume.pool, volume.name) not in known)
+    return replace(remembered, volumes=(*remembered.volumes, *others))

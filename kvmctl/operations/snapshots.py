@@ -1,13 +1,15 @@
 """Looking at a guest's snapshots: list, show and the tree."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import libvirt
 
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import NotFound
+from kvmctl.model import slot_record, xml
 from kvmctl.model import snapshot as model
-from kvmctl.model import xml
+from kvmctl.model.metadata import Metadata, OwnedVolume, from_domain
 from kvmctl.model.snapshot import Snapshot
 from kvmctl.preflight import snapshots as preflight
 
@@ -43,28 +45,58 @@ def load(domain: libvirt.virDomain) -> list[Snapshot]:
 
 
 def find(domain: libvirt.virDomain, name: str) -> libvirt.virDomainSnapshot:
-    """libvirt's snapshot of this name; ``before-revert`` finds the slot under either of its names."""
+    """libvirt's snapshot of this name; ``before-revert`` finds the slot under either of its names.
+
+    Where both are there (a revert was killed before the older one went) it is the newer.
+    """
     names = model.SLOT_NAMES if name == model.SLOT else (name,)
+    there = []
     for candidate in names:
         try:
-            return domain.snapshotLookupByName(candidate, 0)
+            there.append(domain.snapshotLookupByName(candidate, 0))
         except libvirt.libvirtError as error:
             # A name that libvirt could never have stored is only one that is not there.
             if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT, libvirt.VIR_ERR_INVALID_ARG):
                 raise
+    if there:
+        return max(there, key=_age) if len(there) > 1 else there[0]
     raise NotFound(
         f"{domain.name()} has no snapshot named {name[:100]!a}", f"'kvmctl snapshot list {domain.name()}' shows them"
     )
+
+
+def _age(snapshot: libvirt.virDomainSnapshot) -> str:
+    return model.from_xml(snapshot.getXMLDesc(0)).created or ""
 
 
 def one(domain: libvirt.virDomain, name: str) -> Snapshot:
     """The snapshot of this name, with its relations; NotFound where there is none."""
     with translated():
         found = find(domain, name).getName()
+    return exactly(domain, found)
+
+
+def exactly(domain: libvirt.virDomain, name: str) -> Snapshot:
+    """As one(), by libvirt's own name: of the slot's two that one."""
     for snapshot in load(domain):
-        if snapshot.name == found:
+        if snapshot.name == name:
             return snapshot
     raise NotFound(f"the snapshot {name[:100]!a} of {domain.name()} has just been deleted")
+
+
+def cut_short(known: Iterable[Snapshot], remembered: Metadata) -> Snapshot | None:
+    """The slot that a killed revert left: it holds a present which nobody came to know of. None where all is well."""
+    slots = [snapshot for snapshot in known if snapshot.name in model.SLOT_NAMES]
+    newest = max(slots, key=lambda slot: slot.created or "", default=None)
+    return newest if newest is not None and newest.created != slot_record.settled(remembered) else None
+
+
+def volumes_then(domain: libvirt.virDomain, name: str) -> tuple[OwnedVolume, ...]:
+    """What kvmctl had made for the VM at that moment."""
+    root = xml.parse(domain.snapshotLookupByName(name, 0).getXMLDesc(0), "snapshot")
+    then = root.find("inactiveDomain")
+    then = then if then is not None else root.find("domain")
+    return from_domain(then).volumes if then is not None else ()
 
 
 def listed(hypervisor: Hypervisor, vm: str) -> list[dict[str, Any]]:

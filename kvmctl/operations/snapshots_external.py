@@ -16,10 +16,11 @@ from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import Conflict, KvmctlError, NotFound, Refused
 from kvmctl.model import clone as copies
 from kvmctl.model import snapshot as model
-from kvmctl.model import xml
+from kvmctl.model import work_record, xml
 from kvmctl.model.metadata import Metadata, OwnedVolume
-from kvmctl.operations import freeze, memory_file, metadata, nvram, pools, snapshots
+from kvmctl.operations import freeze, memory_file, metadata, nvram, pools, recovery, snapshots
 from kvmctl.operations.abortable import abortable
+from kvmctl.operations.claim import this_process
 from kvmctl.operations.freeze import Layer
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.undo import Undo
@@ -86,10 +87,7 @@ def create(
     active = bool(domain.isActive())
     if files.memory is not None:
         memory_file.check_room(hypervisor, domain, files.memory)
-    freeze.claim(hypervisor, domain, files.layers, undo)
-    with translated(hypervisor.uri):
-        known = metadata.read(domain)
-        metadata.write(domain, replace(known, volumes=(*known.volumes, *files.owned())))
+    freeze.claim(hypervisor, domain, files.layers, undo, files.owned())
     freeze.prepare(hypervisor, files.layers, undo)
     before = _copy_nvram(hypervisor, files, undo)
     flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
@@ -108,6 +106,8 @@ def create(
             abortable(lambda: domain.snapshotCreateXML(xml.text(request), flags))
     if before is not None and files.nvram is not None and before != nvram.read(hypervisor, files.nvram):
         raise KvmctlError("the guest changed its UEFI variables during the snapshot", "try again")
+    with translated(hypervisor.uri):
+        recovery.done(domain)
 
 
 def _copy_nvram(hypervisor: Hypervisor, files: Files, undo: Undo) -> bytes | None:
@@ -206,8 +206,11 @@ def _nvram_copy(domain: libvirt.virDomain, then: xml.Element, name: str) -> Owne
 
 
 def go(hypervisor: Hypervisor, domain: libvirt.virDomain, moment: Moment, after: str | None, undo: Undo) -> None:
-    """Power the guest off, put it onto new overlays above the frozen disks, and let it go on from there."""
-    freeze.claim(hypervisor, domain, moment.layers, undo)
+    """Power the guest off, put it onto new overlays above the frozen disks, and let it go on from there.
+
+    The caller sweeps what it left, and says recovery.done().
+    """
+    freeze.claim(hypervisor, domain, moment.layers, undo, left=snapshots.written_files(domain))
     freeze.prepare(hypervisor, moment.layers, undo)
     disks = {layer.target: (layer.overlay.path or "", "qcow2") for layer in moment.layers if layer.overlay}
     with translated(hypervisor.uri):
@@ -273,18 +276,43 @@ def delete(hypervisor: Hypervisor, domain: libvirt.virDomain, target: model.Snap
         then = root.find("domain")
         bases = {d.path for d in preflight.disks_of(then) if d.written and d.path} if then is not None else set()
         variables = _nvram_copy(domain, then, target.name) if then is not None else None
+        known = metadata.read(domain)
+        files = [*bases, *snapshots.written_files(domain), target.memory_file, variables.path if variables else None]
+        # If this process is killed meanwhile, recovery.finish() goes on here.
+        metadata.write(domain, work_record.begin(known, this_process(), files))
+        _hand_over(domain, target)
         snapshot.delete(libvirt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
-        own = metadata.read(domain).volumes
+        own = known.volumes
         gone = [v for v in own if (target.memory_file is not None and v.path == target.memory_file) or v == variables]
         for volume in gone:
             pools.delete_volume(hypervisor, volume.pool, volume.name)
         _forget(domain, gone)
         if domain.isActive():
-            _merge(hypervisor, domain, bases)
+            merge(hypervisor, domain, bases)
     sweep(hypervisor, domain, bases)
+    with translated(hypervisor.uri):
+        recovery.done(domain)
 
 
-def _merge(hypervisor: Hypervisor, domain: libvirt.virDomain, bases: set[str]) -> None:
+def _hand_over(domain: libvirt.virDomain, target: model.Snapshot) -> None:
+    """Make the children of ``target`` those of its parent, so that it goes without any.
+
+    libvirt 9.0 takes a deleted external snapshot for one whose overlay was merged, and then rewrites which files its
+    children stand on, even where it is told to forget the snapshot alone: they would lead to other data.
+    """
+    for name in target.children:
+        root = xml.parse(domain.snapshotLookupByName(name, 0).getXMLDesc(libvirt.VIR_DOMAIN_XML_SECURE), "snapshot")
+        parent, of = root.find("parent"), root.find("parent/name")
+        if parent is None or of is None or of.text != target.name:
+            continue
+        if target.parent is None:
+            root.remove(parent)
+        else:
+            of.text = target.parent
+        domain.snapshotCreateXML(xml.raw(root), libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE)
+
+
+def merge(hypervisor: Hypervisor, domain: libvirt.virDomain, bases: set[str]) -> None:
     """Put the running guest back onto a base that no snapshot and nobody else needs frozen any more."""
     needed = _needed(domain)
     own = metadata.read(domain).volumes
@@ -305,13 +333,17 @@ def _merge(hypervisor: Hypervisor, domain: libvirt.virDomain, bases: set[str]) -
 
 
 def _needed(domain: libvirt.virDomain) -> set[str]:
-    """The frozen files that the guest's snapshots stand on."""
-    found: set[str] = set()
+    """The files of the guest's snapshots: the frozen ones that they stand on, memory, UEFI variables."""
+    found: set[str | None] = set()
     for snapshot in domain.listAllSnapshots(0):
-        then = xml.parse(snapshot.getXMLDesc(0), "snapshot").find("domain")
+        text = snapshot.getXMLDesc(0)
+        found.add(model.from_xml(text).memory_file)
+        then = xml.parse(text, "snapshot").find("domain")
         if then is not None:
-            found |= {disk.path for disk in preflight.disks_of(then) if disk.path}
-    return found
+            found |= {disk.path for disk in preflight.disks_of(then)}
+            variables = _nvram_copy(domain, then, snapshot.getName())
+            found.add(variables.path if variables is not None else None)
+    return {path for path in found if path is not None}
 
 
 def sweep(hypervisor: Hypervisor, domain: libvirt.virDomain, candidates: Iterable[str]) -> None:

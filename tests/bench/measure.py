@@ -26,6 +26,7 @@ class Row:
     peer_seconds: float
     rounds: int
     goal: float | None = None
+    note: str = ""
 
     @property
     def ratio(self) -> float:
@@ -84,8 +85,9 @@ def table(rows: Sequence[Row]) -> str:
     lines = ["| what | kvmctl | peer | ratio | goal |", "|---|---|---|---|---|"]
     for row in rows:
         goal = "" if row.goal is None else f"≤ {row.goal:g} × {'✓' if row.ratio <= row.goal else '✗'}"
+        name = f"{row.name} ({row.note})" if row.note else row.name
         lines.append(
-            f"| {row.name} | {_seconds(row.kvmctl_seconds)} | {_seconds(row.peer_seconds)} ({row.peer}) "
+            f"| {name} | {_seconds(row.kvmctl_seconds)} | {_seconds(row.peer_seconds)} ({row.peer}) "
             f"| {row.ratio:.2f} × | {goal} |"
         )
     return "\n".join(lines)

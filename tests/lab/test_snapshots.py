@@ -201,6 +201,41 @@ def test_external_snapshots_go_back_and_forth_and_leave_no_file(
 
 
 @pytest.mark.usefixtures("leaves_nothing")
+def test_deleting_an_external_snapshot_leaves_its_children_their_own_data(
+    host_a: Host, tiny: images.Tiny, vm_name: Callable[[str], str]
+) -> None:
+    vm = vm_name("chain")
+    create(host_a, tiny, vm, "--no-start")
+
+    def disk(command: str) -> str:
+        path = host_a.kvmctl("info", vm, "-o", "json").json()["disks"][0]["source"]
+        return host_a.run(["qemu-io", "-c", command, path]).stdout
+
+    for number, name in enumerate(("one", "two", "three", "four"), start=1):
+        disk(f"write -P {number} 0 64k")
+        host_a.kvmctl("snapshot", "create", vm, name, "--external")
+    host_a.kvmctl("snapshot", "delete", vm, "two", "-y")
+    tree = names(host_a, vm)
+    assert {name: row["parent"] for name, row in tree.items()} == {"one": None, "three": "one", "four": "three"}
+    assert tree["four"]["current"]
+    for number, name in ((3, "three"), (4, "four"), (1, "one"), (3, "three")):
+        host_a.kvmctl("snapshot", "revert", vm, name, "--discard")
+        assert "verification failed" not in disk(f"read -P {number} 0 64k"), name
+    # The root, and one with several children.
+    host_a.kvmctl("snapshot", "revert", vm, "one", "--keep", "side")
+    host_a.kvmctl("snapshot", "delete", vm, "one", "-y")
+    assert {name: row["parent"] for name, row in names(host_a, vm).items()} == {
+        "three": None,
+        "four": "three",
+        "side": "three",
+    }
+    for number, name in ((4, "four"), (3, "side"), (3, "three")):
+        host_a.kvmctl("snapshot", "revert", vm, name, "--discard")
+        assert "verification failed" not in disk(f"read -P {number} 0 64k"), name
+    host_a.kvmctl("delete", vm, "-y")
+
+
+@pytest.mark.usefixtures("leaves_nothing")
 def test_disks_alone_and_raw_disks_of_a_stopped_guest(
     host_a: Host, tiny: images.Tiny, console: Open, vm_name: Callable[[str], str]
 ) -> None:
