@@ -280,7 +280,7 @@ def delete(hypervisor: Hypervisor, domain: libvirt.virDomain, target: model.Snap
         files = [*bases, *snapshots.written_files(domain), target.memory_file, variables.path if variables else None]
         # If this process is killed meanwhile, recovery.finish() goes on here.
         metadata.write(domain, work_record.begin(known, this_process(), files))
-        _hand_over(domain, target)
+        _hand_over(domain, snapshot)
         snapshot.delete(libvirt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
         own = known.volumes
         gone = [v for v in own if (target.memory_file is not None and v.path == target.memory_file) or v == variables]
@@ -294,21 +294,22 @@ def delete(hypervisor: Hypervisor, domain: libvirt.virDomain, target: model.Snap
         recovery.done(domain)
 
 
-def _hand_over(domain: libvirt.virDomain, target: model.Snapshot) -> None:
-    """Make the children of ``target`` those of its parent, so that it goes without any.
+def _hand_over(domain: libvirt.virDomain, snapshot: libvirt.virDomainSnapshot) -> None:
+    """Make the children of ``snapshot`` those of its parent, so that it goes without any.
 
     libvirt 9.0 takes a deleted external snapshot for one whose overlay was merged, and then rewrites which files its
     children stand on, even where it is told to forget the snapshot alone: they would lead to other data.
     """
-    for name in target.children:
-        root = xml.parse(domain.snapshotLookupByName(name, 0).getXMLDesc(libvirt.VIR_DOMAIN_XML_SECURE), "snapshot")
-        parent, of = root.find("parent"), root.find("parent/name")
-        if parent is None or of is None or of.text != target.name:
+    parent = xml.parse(snapshot.getXMLDesc(0), "snapshot").findtext("parent/name")
+    for child in snapshot.listAllChildren(0):
+        root = xml.parse(child.getXMLDesc(libvirt.VIR_DOMAIN_XML_SECURE), "snapshot")
+        holder, of = root.find("parent"), root.find("parent/name")
+        if holder is None or of is None:
             continue
-        if target.parent is None:
-            root.remove(parent)
+        if parent is None:
+            root.remove(holder)
         else:
-            of.text = target.parent
+            of.text = parent
         domain.snapshotCreateXML(xml.raw(root), libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE)
 
 
