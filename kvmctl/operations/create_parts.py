@@ -159,6 +159,8 @@ class Parts:
         self, path: str, what: str, role: str, suffix: str, head: int
     ) -> tuple[media.Source, bytes]:
         """The file where the hypervisor has it, else this machine's, to be uploaded for this guest alone."""
+        if not path:
+            raise UsageProblem(f"the {what} has no name", "give the path of a file")
         local = path if path.startswith("/") else None
         if local is None and not self.hypervisor.is_remote:
             local = hypervisor_files.absolute(self.hypervisor, path)

@@ -176,6 +176,8 @@ def plan_attach(
     with translated(hypervisor.uri):
         shown = domain.name()
         live_xml, saved_xml = definitions(domain)
+    # More than a VM can have are too many whatever they are.
+    check_count(0, len(set(selectors)))
     judge = judge_host(hypervisor)
     devices = choose(judge, selectors, shown, force=force)
     trees = [tree for tree, on in ((live_xml, wanted.live), (saved_xml, wanted.config)) if on and tree is not None]

@@ -193,6 +193,8 @@ def _vcpus(look: _Look, settings: Settings) -> list[Change]:
         room = most or max(look.config.max_vcpus, wanted or 0)
         now = wanted if wanted is not None else min(look.config.vcpus, room)
         before = look.config
+        if room > before.max_vcpus:
+            _check_most_vcpus(look, room)
         if room != before.max_vcpus:
             changes.append(
                 Change(
@@ -206,6 +208,20 @@ def _vcpus(look: _Look, settings: Settings) -> list[Change]:
     elif most is not None and look.live is not None and most != look.live.max_vcpus:
         raise Conflict(f"the maximum of vCPUs of {look.name} cannot change while it runs", "leave --live out")
     return changes
+
+
+def _check_most_vcpus(look: _Look, wanted: int) -> None:
+    """Raise UsageProblem past what its machine type takes: libvirt itself says so only when it starts."""
+    tree = xml.parse(look.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), "domain", "domain")
+    type_ = tree.find("os/type")
+    arch, machine = (type_.get("arch"), type_.get("machine")) if type_ is not None else (None, None)
+    text = look.domain.connect().getDomainCapabilities(None, arch, machine, tree.get("type"), 0)
+    most = xml.parse(text, "domain capabilities", "domainCapabilities").find("vcpu")
+    if most is not None and wanted > int(most.get("max", "0")):
+        raise UsageProblem(
+            f"{wanted} vCPUs are more than the machine type of {look.name} can have",
+            f"it takes up to {most.get('max')}",
+        )
 
 
 def _vcpu_change(look: _Look, wanted: int, before: int, flag: int, where: str) -> Change:

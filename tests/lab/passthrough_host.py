@@ -238,3 +238,5 @@ def _die_with_parent() -> None:
     # PR_SET_PDEATHSIG of prctl(2).
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     os.setpgrp()
+    # Its two busy CPUs must not slow down the guests of a test beside it.
+    os.nice(5)

@@ -42,7 +42,7 @@ def test_disks_come_grow_and_go_in_a_running_guest(host_a: Host, tiny: images.Ti
     assert (made["target"], made["bus"], made["format"], made["changed"]) == ("vda", "virtio", "qcow2", True)
     assert (made["capacity_bytes"], made["iops"], made["bps"]) == (64 * MIB, 200, 20 * MIB)
     assert (made["live"], made["saved"]) == (True, True)
-    guest.run("until [ -e /sys/block/vda ]; do sleep 0.1; done")
+    guest.run("until [ -b /dev/vda ]; do sleep 0.1; done")
     assert guest.run("echo $(cat /sys/block/vda/serial) $(cat /sys/block/vda/size)") == "FIRST 131072"
     guest.run("echo precious | dd of=/dev/vda bs=512 conv=sync 2>/dev/null; sync")
 
@@ -59,7 +59,7 @@ def test_disks_come_grow_and_go_in_a_running_guest(host_a: Host, tiny: images.Ti
     # A SCSI disk brings its controller along; raw and read-only reach the guest.
     scsi = host_a.kvmctl("disk", "attach", "disky", "16M,bus=scsi,format=raw,readonly", "-o", "json").json()
     assert (scsi["target"], scsi["format"], scsi["readonly"]) == ("sda", "raw", True)
-    guest.run("until [ -e /sys/block/sda ]; do sleep 0.1; done")
+    guest.run("until [ -b /dev/sda ]; do sleep 0.1; done")
     assert guest.run("cat /sys/block/sda/ro /sys/block/sda/size") == "1\n32768"
     assert "virtio_scsi" in guest.run(
         "readlink -f /sys/block/sda/device/../../../driver || true; ls /sys/bus/virtio/drivers"
@@ -76,7 +76,7 @@ def test_disks_come_grow_and_go_in_a_running_guest(host_a: Host, tiny: images.Ti
     kept = host_a.kvmctl("disk", "detach", "disky", "vda", "-y", "-o", "json").json()
     assert kept["deleted"] is False
     host_a.kvmctl("disk", "attach", "disky", f"{kept['source']},format=qcow2")
-    guest.run("until [ -e /sys/block/vda ]; do sleep 0.1; done")
+    guest.run("until [ -b /dev/vda ]; do sleep 0.1; done")
     assert guest.run("dd if=/dev/vda bs=8 count=1 2>/dev/null") == "precious"
     host_a.kvmctl("disk", "detach", "disky", "vda", "-y")
     host_a.kvmctl("delete", "disky", "-y")
@@ -175,7 +175,7 @@ def test_an_encrypted_disk_keeps_its_passphrase_to_libvirt(
     made = host_a.kvmctl("disk", "attach", "vault", "16M", "--passphrase-file", str(secret), "-o", "json").json()
     assert (made["encrypted"], made["capacity_bytes"], made["live"], made["saved"]) == (True, 16 * MIB, True, True)
     guest = console(host_a, "vault").ready()
-    guest.run("until [ -e /sys/block/vda ]; do sleep 0.1; done")
+    guest.run("until [ -b /dev/vda ]; do sleep 0.1; done")
     guest.run("echo precious-and-plain | dd of=/dev/vda bs=512 conv=sync 2>/dev/null; sync")
     assert guest.run("dd if=/dev/vda bs=18 count=1 2>/dev/null") == "precious-and-plain"
     # On the host it is LUKS, and nothing of the guest's is readable; nor is the passphrase anywhere.

@@ -192,3 +192,27 @@ def test_devices_by_a_spec(host_a: Host, tmp_path: Path) -> None:
     refused = host_a.kvmctl("apply", "-f", str(file), check=False)
     assert (refused.returncode, "devices" in refused.stderr) == (7, True), refused.stderr
     host_a.kvmctl("delete", "said", "-y")
+
+
+def test_wrong_pci_devices_are_one_clear_line_and_the_vm_is_as_before(host_a: Host) -> None:
+    host_a.kvmctl("create", "plain", "--pxe", "--net", "user", "--memory", "64M", "--no-start", "-q")
+    before = host_a.virsh("dumpxml", "plain").stdout
+    thirty_three = tuple(f"{bus:02x}:00.0" for bus in range(1, 34))
+    wrong = ("", "x", "01:00", "1:2:3:4", "01:00.8", "01:20.0", "100:00.0", "01:00.0 ", "-1:00.0", "0x01:00.0", "../x")
+    cases: list[tuple[tuple[str, ...], int, str]] = [((text,), 2, "is not a PCI address") for text in wrong]
+    cases += [
+        (("01:00.0,all",), 2, "no option 'all'"),
+        (("ff:1f.7",), 3, "the host has no PCI device 0000:ff:1f.7"),
+        (("beef:beef",), 3, "the host has no PCI device beef:beef"),
+        (thirty_three, 2, "at most 32 PCI devices of the host: 33 were asked for"),
+    ]
+    for devices, code, words in cases:
+        refused = host_a.kvmctl("pci", "attach", "plain", "--", *devices, check=False)
+        assert (refused.returncode, words in refused.stderr) == (code, True), (devices, refused.stderr)
+        assert refused.stderr.startswith("error: ") and len(refused.stderr.splitlines()) <= 2
+        flags = [part for device in devices for part in ("--pci", device)]
+        made = host_a.kvmctl("create", "none", "--pxe", "--net", "user", "--memory", "64M", *flags, check=False)
+        assert (made.returncode, words in made.stderr) == (code, True), (devices, made.stderr)
+    assert host_a.virsh("dumpxml", "plain").stdout == before
+    assert [row["name"] for row in host_a.kvmctl("list", "-o", "json").json()] == ["plain"]
+    host_a.kvmctl("delete", "plain", "-y")

@@ -41,8 +41,8 @@ def test_it_is_chosen_what_virt_install_chooses(host_a: Host, system: str) -> No
     if shutil.which("virt-install") is None:
         pytest.skip("virt-install is not installed (tests/packages.txt)")
     host_a.define_default_pool()
-    host_a.run(["sh", "-c", "head -c 40000 /dev/zero >/srv/shared/a.iso; printf CD001 >/tmp/m"])
-    host_a.run(["dd", "if=/tmp/m", "of=/srv/shared/a.iso", "bs=1", "seek=32769", "conv=notrunc"])
+    host_a.run(["sh", "-c", "head -c 40000 /dev/zero >/srv/shared/a.iso; printf CD001 >/srv/shared/magic"])
+    host_a.run(["dd", "if=/srv/shared/magic", "of=/srv/shared/a.iso", "bs=1", "seek=32769", "conv=notrunc"])
     theirs = host_a.client(
         [
             *("virt-install", "--connect", host_a.uri, "--virt-type", "qemu", "--osinfo", system, "--name", "x"),
@@ -54,7 +54,7 @@ def test_it_is_chosen_what_virt_install_chooses(host_a: Host, system: str) -> No
         *("create", "x", "--os", system, "--memory", "4G", "--net", "user", "--graphics", "spice", "--dry-run"),
         *("--disk", "70G", "--cdrom", "/srv/shared/a.iso", "-o", "json"),
     ).json()["xml"]
-    host_a.run(["rm", "/srv/shared/a.iso"])
+    host_a.run(["rm", "/srv/shared/a.iso", "/srv/shared/magic"])
     assert _points(ours) == _points(theirs)
 
 

@@ -68,6 +68,7 @@ def test_what_is_tuned_takes_at_once_and_for_the_next_start(host_a: Host, tiny: 
         (("--memory-limit", "all"), 2, "is no limit"),
         (("--numa", "3", "--config"), 2, "more than its 2 vCPUs"),
         (("--numa", "2,host=77", "--config"), 2, "no NUMA node 77"),
+        (("--vcpus", "4096", "--config"), 2, "more than the machine type"),
         (("--memory", "512M", "--config"), 4, "divided among NUMA nodes"),
         # The first of these works and is taken back when the second fails.
         (("--title", "half", "--cpu", "no-such-cpu", "--config"), 2, "no-such-cpu"),
