@@ -7,7 +7,7 @@ from lxml import etree
 
 from tests.lab import images
 from tests.lab.guest import Guest
-from tests.lab.hosts import Host
+from tests.lab.hosts import Host, wait_until
 
 
 def _tree(host: Host, name: str, *more: str) -> etree._Element:
@@ -95,3 +95,27 @@ def test_numa_nodes_are_seen_in_the_guest(
     guest = console(host_a, "nodes").ready()
     assert guest.run("cat /sys/devices/system/node/node[0-9]*/cpulist").split() == ["0", "1"]
     host_a.kvmctl("delete", "nodes", "-y")
+
+
+def test_what_a_running_guest_cannot_do_without_is_refused(
+    host_a: Host, tiny: images.Tiny, console: Callable[[Host, str], Guest]
+) -> None:
+    host_a.kvmctl(
+        *("create", "tight", "--kernel", str(tiny.kernel), "--initrd", str(tiny.initrd), "--cmdline", tiny.cmdline),
+        *("--memory", "256M", "--vcpus", "1,max=2", "--graphics", "none", "--net", "none", "-q"),
+    )
+    console(host_a, "tight").ready()
+    # The balloon's driver tells every ten seconds what the guest uses.
+    wait_until(lambda: "usable" in host_a.virsh("dommemstat", "tight").stdout, "what the guest says of its memory")
+    before = host_a.definitions("tight")
+    for options, code, words in (
+        (("--memory", "16M"), 7, "more than the 16 MiB it would keep"),
+        (("--memory", "1M"), 2, "less than any guest can use"),
+        (("--memory", "512M"), 4, "room for at most 256 MiB"),
+        (("--vcpus", "3"), 4, "room for at most 2 vCPUs"),
+        (("--vcpus", "3", "--live"), 4, "room for at most 2 vCPUs"),
+    ):
+        refused = host_a.kvmctl("set", "tight", *options, check=False)
+        assert (refused.returncode, words in refused.stderr) == (code, True), (options, refused.stderr)
+        assert host_a.definitions("tight") == before, options
+    host_a.kvmctl("delete", "tight", "-y")
