@@ -4,13 +4,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import libvirt
-
-from kvmctl.connection import Hypervisor, is_missing, translated
+from kvmctl.connection import Hypervisor, translated
 from kvmctl.model import clone as copies
 from kvmctl.model import xml
 from kvmctl.model.metadata import OwnedVolume
-from kvmctl.operations import claim, clone_disks, clone_seed, freeze, nvram, pools, ports, recovery
+from kvmctl.operations import claim, clone_disks, clone_seed, freeze, nvram, pools, ports, recovery, removal
 from kvmctl.operations.clone_plan import Copy, Plan, disks_as_dicts
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.seed import hostname_for
@@ -66,7 +64,7 @@ def take_name(hypervisor: Hypervisor, plan: Plan, copy: Copy, undo: Undo, more: 
     """Hold the copy's name, with all that is about to be made for it (and ``more``), before the first volume is."""
     volumes = [*copy.volumes(), *more]
     domain = claim.take(hypervisor, copy.identity.name, copy.identity.uuid, plan.hardware, volumes, copy.leftover)
-    undo.add(f"undefine {copy.identity.name}", lambda: undefine(domain))
+    undo.add(f"undefine {copy.identity.name}", lambda: removal.undefine(domain))
 
 
 def make_overlays(hypervisor: Hypervisor, copy: Copy, undo: Undo) -> None:
@@ -100,43 +98,26 @@ def make_seed(hypervisor: Hypervisor, plan: Plan, copy: Copy, undo: Undo) -> Non
     undo.add(f"delete volume {owned.name}", lambda: pools.delete_volume(hypervisor, owned.pool, owned.name))
 
 
-def define(hypervisor: Hypervisor, plan: Plan, copy: Copy, undo: Undo) -> None:
-    """Put the copy's whole definition in the place of the one that only held its name."""
+def define(hypervisor: Hypervisor, plan: Plan, copy: Copy, undo: Undo, variables: bytes | None = None) -> str | None:
+    """Put the copy's whole definition in the place of the one that only held its name.
+
+    Returns the path of its UEFI variables, None where it has none; ``variables`` see nvram.copy().
+    """
+    path = None
     if plan.nvram is not None:
-        copies.set_nvram(copy.domain, nvram.copy(hypervisor, plan.nvram, copy.identity.name, undo))
+        path = nvram.copy(hypervisor, plan.nvram, copy.identity.name, undo, variables)
+        copies.set_nvram(copy.domain, path)
     with translated(hypervisor.uri):
         hypervisor.conn.defineXML(xml.raw(copy.domain))
+    return path
 
 
 def _start(hypervisor: Hypervisor, copy: Copy, undo: Undo) -> None:
     with translated(hypervisor.uri):
         domain = hypervisor.conn.lookupByUUIDString(copy.identity.uuid)
         domain.create()
-        undo.add(f"power off {copy.identity.name}", lambda: power_off(domain))
+        undo.add(f"power off {copy.identity.name}", lambda: removal.power_off(domain))
         ports.reapply(hypervisor, domain)
-
-
-def power_off(domain: libvirt.virDomain) -> None:
-    """Power off what may have stopped by itself already."""
-    try:
-        domain.destroy()
-    except libvirt.libvirtError:
-        if domain.isActive():
-            raise
-
-
-def undefine(domain: libvirt.virDomain) -> None:
-    """Undefine a copy that came to nothing, with all that libvirt keeps of it."""
-    try:
-        domain.undefineFlags(
-            libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
-            | libvirt.VIR_DOMAIN_UNDEFINE_TPM
-            | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-            | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-        )
-    except libvirt.libvirtError as error:
-        if not is_missing(error):
-            raise
 
 
 def names(rows: Sequence[dict[str, Any]]) -> str:

@@ -12,10 +12,10 @@ from typing import Any
 import libvirt
 
 from kvmctl.connection import Hypervisor, translated
-from kvmctl.errors import Refused
+from kvmctl.errors import KvmctlError, Refused
 from kvmctl.model import clone as copies
 from kvmctl.model import save_image, xml
-from kvmctl.operations import clone, clone_identity, freeze, memory_file, pools, recovery
+from kvmctl.operations import clone, clone_identity, freeze, memory_file, nvram, pools, recovery, removal
 from kvmctl.operations.abortable import abortable
 from kvmctl.operations.clone_plan import Copy, Plan
 from kvmctl.operations.progress import Progress
@@ -37,12 +37,12 @@ def run(hypervisor: Hypervisor, plan: Plan, progress: Progress | None = None) ->
     rows = []
     with Undo() as undo:
         _prepare(hypervisor, domain, plan, undo, progress)
-        pause = _freeze(hypervisor, domain, plan, undo, progress)
+        pause, variables = _freeze(hypervisor, domain, plan, undo, progress)
         recovery.done(domain)
         file = memory_file.head(hypervisor, plan.memory)
         for copy in plan.copies:
             progress.step(f"starting {copy.identity.name}")
-            _restore(hypervisor, plan, copy, file, undo)
+            _restore(hypervisor, plan, copy, file, variables, undo)
         pools.delete_volume(hypervisor, plan.memory.pool, plan.memory.name)
         for copy in plan.copies:
             warnings = clone_identity.give(hypervisor, plan, copy, progress)
@@ -72,8 +72,8 @@ def _moved(plan: Plan) -> list[freeze.Layer]:
 
 def _freeze(
     hypervisor: Hypervisor, domain: libvirt.virDomain, plan: Plan, undo: Undo, progress: Progress
-) -> int | None:
-    """Write the memory and freeze the disks in the same moment; returns the pause in ms."""
+) -> tuple[int | None, bytes | None]:
+    """Write the memory and freeze the disks in the same moment; the pause in ms, and the UEFI variables then."""
     assert plan.memory is not None
     memory, moved = plan.memory, _moved(plan)
     assert memory.path is not None
@@ -81,9 +81,12 @@ def _freeze(
     flags = freeze.RUNNING_FLAGS | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_LIVE
     undo.add(f"delete {memory.path}", lambda: memory_file.delete(hypervisor, memory))
     undo.add(f"merge the disks of {plan.source} again", lambda: freeze.merge_back(hypervisor, domain, moved))
+    variables = nvram.read(hypervisor, plan.nvram) if plan.nvram is not None else None
     milliseconds = memory_file.write(hypervisor, domain, request, flags, progress)
     pools.refresh(pools.ensure_pool(hypervisor, memory.pool))
-    return milliseconds
+    if plan.nvram is not None and variables != nvram.read(hypervisor, plan.nvram):
+        raise KvmctlError(f"{plan.source} changed its UEFI variables meanwhile", "try again")
+    return milliseconds, variables
 
 
 def _restore(
@@ -91,14 +94,15 @@ def _restore(
     plan: Plan,
     copy: Copy,
     file: tuple[libvirt.virStorageVol, save_image.SaveImage],
+    variables: bytes | None,
     undo: Undo,
 ) -> None:
     """Write the copy's XML into the memory file's head and let libvirt start it from there, paused."""
     volume, image = file
     path = volume.path()
     tree = definition(xml.parse(image.xml, "saved guest's XML", "domain"), plan, copy)
+    copies.set_nvram(tree, clone.define(hypervisor, plan, copy, undo, variables))
     memory_file.write_head(volume, save_image.head(save_image.with_xml(image, xml.raw(tree))))
-    clone.define(hypervisor, plan, copy, undo)
     with translated(hypervisor.uri):
         undo.add(f"power off {copy.identity.name}", lambda: _power_off(hypervisor, copy))
         abortable(lambda: hypervisor.conn.restoreFlags(path, None, libvirt.VIR_DOMAIN_SAVE_PAUSED))
@@ -128,4 +132,4 @@ def definition(tree: xml.Element, plan: Plan, copy: Copy) -> xml.Element:
 def _power_off(hypervisor: Hypervisor, copy: Copy) -> None:
     domain = hypervisor.find(copy.identity.uuid)
     if domain.isActive():
-        clone.power_off(domain)
+        removal.power_off(domain)

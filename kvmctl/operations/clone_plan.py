@@ -133,6 +133,9 @@ def plan(
     made = tuple(maker.copy(wanted, leftovers[wanted]) for wanted in names)
     if mode == "live" and not layers:
         raise Refused(f"{source} has no disk that it writes, and so no storage pool to put its memory into")
+    variables = nvram.path_of(hypervisor, live_tree)
+    if mode == "live" and variables is None and preflight.has_nvram(tree):
+        raise Refused(f"the UEFI variables of {source} are in no file of its host", "stop it and clone then")
     agent = freeze.quiesced(domain) if state == "running" else False
     return Plan(
         source=source,
@@ -142,7 +145,7 @@ def plan(
         layers=layers,
         copies=made,
         seed_source=maker.seed_path,
-        nvram=nvram.path_of(hypervisor, live_tree),
+        nvram=variables,
         keep_identity=keep_identity,
         quiesce=agent and mode != "live",
         start=start or mode == "live",
@@ -160,8 +163,6 @@ def _check_source(
             what = "resume it first" if state == "paused" else "leave out --live"
             raise Conflict(f"{source} is {snapshots.words(state)}, and --live copies a guest that runs", what)
         problems = preflight.against_memory(tree)
-        if preflight.has_nvram(tree):
-            problems.append("its UEFI variables cannot be frozen together with its memory")
         if problems:
             raise Refused(f"{source} cannot be copied while it runs: {'; '.join(problems)}", "stop it and clone then")
     elif state not in ("running", "paused", "shutoff", "crashed"):

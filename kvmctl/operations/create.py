@@ -9,7 +9,7 @@ import libvirt
 from kvmctl.connection import Hypervisor, is_missing, translated
 from kvmctl.errors import KvmctlError, NotFound
 from kvmctl.model import xml
-from kvmctl.operations import claim, create_network, disk_secret, pools
+from kvmctl.operations import claim, create_network, disk_secret, pools, removal
 from kvmctl.operations.create_parts import VolumePlan
 from kvmctl.operations.create_plan import Plan
 from kvmctl.operations.progress import Progress
@@ -37,7 +37,7 @@ def run(
             domain = claim.take(
                 hypervisor, plan.name, plan.uuid, plan.hardware, [v.volume for v in plan.volumes], plan.leftover
             )
-            undo.add(f"undefine {plan.name}", lambda: _undefine(domain))
+            undo.add(f"undefine {plan.name}", lambda: removal.undefine(domain))
         for volume in plan.volumes:
             _make(hypervisor, volume, progress, undo)
         with translated(hypervisor.uri):
@@ -51,7 +51,7 @@ def run(
             progress.step(f"starting {plan.name}")
             with undo.step(), translated(hypervisor.uri):
                 domain.create()
-                undo.add(f"power off {plan.name}", lambda: _destroy(domain))
+                undo.add(f"power off {plan.name}", lambda: removal.power_off(domain))
             create_network.publish(hypervisor, domain, plan.metadata.forwards, undo)
         if not keep and wait is not None:
             _wait(hypervisor, domain, wait, timeout, progress, keep=False)
@@ -144,27 +144,6 @@ def _start_network(hypervisor: Hypervisor, name: str, undo: Undo) -> None:
                 raise
             return
         undo.add(f"stop the network {name}", network.destroy)
-
-
-def _destroy(domain: libvirt.virDomain) -> None:
-    try:
-        domain.destroy()
-    except libvirt.libvirtError:
-        if domain.isActive():
-            raise
-
-
-def _undefine(domain: libvirt.virDomain) -> None:
-    try:
-        domain.undefineFlags(
-            libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
-            | libvirt.VIR_DOMAIN_UNDEFINE_TPM
-            | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-            | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-        )
-    except libvirt.libvirtError as error:
-        if not is_missing(error):
-            raise
 
 
 def _result(hypervisor: Hypervisor, domain: libvirt.virDomain, plan: Plan, seconds: float) -> dict[str, Any]:

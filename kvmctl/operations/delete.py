@@ -9,7 +9,7 @@ from kvmctl.connection import Hypervisor, is_missing, translated
 from kvmctl.errors import KvmctlError, Refused
 from kvmctl.model import xml
 from kvmctl.model.metadata import Metadata, OwnedVolume
-from kvmctl.operations import disk_secret, metadata, pools, ports
+from kvmctl.operations import disk_secret, metadata, pools, ports, removal
 from kvmctl.operations.progress import Progress
 from kvmctl.preflight import dependents
 
@@ -99,7 +99,7 @@ def run(hypervisor: Hypervisor, plan_: Plan, progress: Progress) -> dict[str, An
     with translated(hypervisor.uri):
         warnings = ports.unpublish_all(hypervisor, domain)
         if domain.isActive():
-            _power_off(domain)
+            removal.power_off(domain)
         if plan_.persistent and plan_.kept:
             # In a disk that stays, the snapshots' own data would stay with it, with nobody left to know of it.
             for snapshot in domain.listAllSnapshots(libvirt.VIR_DOMAIN_SNAPSHOT_LIST_INTERNAL):
@@ -112,7 +112,7 @@ def run(hypervisor: Hypervisor, plan_: Plan, progress: Progress) -> dict[str, An
                 disk_secret.forget(hypervisor, volume.path)
         deleted += _delete_bases(hypervisor, plan_.name, [volume for volume in plan_.volumes if volume.role == "base"])
         if plan_.persistent:
-            _undefine(domain)
+            removal.undefine(domain)
     return {
         "name": plan_.name,
         "uuid": plan_.uuid,
@@ -137,29 +137,6 @@ def _delete_bases(hypervisor: Hypervisor, vm: str, bases: list[OwnedVolume]) -> 
                 deleted.append(volume.path)
         left = [volume for volume in left if volume not in free]
     return deleted
-
-
-def _power_off(domain: libvirt.virDomain) -> None:
-    try:
-        domain.destroy()
-    except libvirt.libvirtError as error:
-        # It may have stopped by itself meanwhile; a transient one is then gone altogether.
-        if not is_missing(error) and domain.isActive():
-            raise
-
-
-def _undefine(domain: libvirt.virDomain) -> None:
-    try:
-        domain.undefineFlags(
-            libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-            | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-            | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-            | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
-            | libvirt.VIR_DOMAIN_UNDEFINE_TPM
-        )
-    except libvirt.libvirtError as error:
-        if not is_missing(error):
-            raise
 
 
 def _disk_paths(tree: xml.Element) -> list[tuple[str, bool]]:

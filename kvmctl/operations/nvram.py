@@ -69,12 +69,13 @@ def write(hypervisor: Hypervisor, path: str, data: bytes) -> None:
             pools.upload(pool, name, data, len(data))
 
 
-def copy(hypervisor: Hypervisor, path: str, name: str, undo: Undo) -> str | None:
+def copy(hypervisor: Hypervisor, path: str, name: str, undo: Undo, data: bytes | None = None) -> str | None:
     """Copy the variables for the guest ``name``, to where libvirt would put its own, and return the path.
 
-    None where the source has none yet: the copy then begins with libvirt's template too.
+    ``data`` is what they were at another moment than now. None where the source has none yet: the copy then begins
+    with libvirt's template too.
     """
-    data = read(hypervisor, path)
+    data = data if data is not None else read(hypervisor, path)
     if data is None:
         return None
     folder, file_name = posixpath.split(path)

@@ -155,6 +155,66 @@ def test_live_clones_go_on_from_the_same_instant_with_their_own_address(
     host_a.kvmctl("delete", copies[1], "-y")
 
 
+@pytest.mark.usefixtures("leaves_nothing")
+def test_a_live_clone_takes_every_disk_and_the_uefi_variables_along(
+    host_a: Host, tiny: images.Tiny, console: Open, vm_name: Callable[[str], str]
+) -> None:
+    vm, fork = vm_name("disks"), vm_name("fork")
+    create(host_a, tiny, vm, "--firmware", "uefi", "--disk", "16M", "--disk", "16M,format=raw")
+    guest = console(host_a, vm).ready(120)
+    guest.wait_for("agent started")
+
+    def mark(text: str) -> None:
+        guest.run(f"for d in vda vdb vdc; do echo {text}-$d | dd of=/dev/$d conv=fsync 2>/dev/null; done")
+
+    mark("then")
+    made = host_a.kvmctl("clone", vm, fork, "--live", "-o", "json", timeout=240).json()
+    assert ([disk["target"] for disk in made["disks"]], made["warnings"]) == (["vda", "vdb", "vdc"], [])
+    mark("later")
+    # As it goes on, and after a start from nothing but its disks and its firmware.
+    for again in (False, True):
+        if again:
+            host_a.kvmctl("destroy", fork)
+            host_a.kvmctl("start", fork)
+        other = console(host_a, fork).ready(120)
+        assert other.run("for d in vda vdb vdc; do head -n 1 /dev/$d; done").split() == [
+            "then-vda",
+            "then-vdb",
+            "then-vdc",
+        ]
+        other.close()
+    variables = [re.findall(r"<nvram[^>]*>([^<]+)<", host_a.kvmctl("dumpxml", name).stdout) for name in (vm, fork)]
+    assert len(variables[0]) == len(variables[1]) == 1
+    assert variables[0] != variables[1]
+    assert set(variables[0] + variables[1]) <= set(host_a.files())
+    host_a.kvmctl("delete", vm, "-y")
+    host_a.kvmctl("delete", fork, "-y")
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_copies_that_keep_their_identity(
+    host_a: Host, tiny: images.Tiny, console: Open, vm_name: Callable[[str], str]
+) -> None:
+    vm, linked, fork = vm_name("keep"), vm_name("linked"), vm_name("fork")
+    host_a.start_default_network()
+    source(host_a, tiny, vm, net="nat")
+    guest = console(host_a, vm).ready()
+    guest.wait_for("agent started")
+    made = host_a.kvmctl("clone", vm, fork, "--live", "--keep-identity", "-o", "json", timeout=240).json()
+    assert made["warnings"] == []
+    other = console(host_a, fork).ready()
+    # Nothing inside is changed; the card is the copy's own all the same.
+    assert other.run("hostname") == "origin"
+    assert other.run("cat /sys/class/net/eth0/address") == ids(host_a, fork)[0][1] != ids(host_a, vm)[0][1]
+    other.close()
+    host_a.kvmctl("destroy", vm, fork)
+    told = host_a.kvmctl("clone", vm, linked, "--keep-identity", "--start")
+    assert told.stderr == ""
+    other = console(host_a, linked).ready()
+    assert other.run("hostname") == "origin"
+    host_a.kvmctl("delete", vm, linked, fork, "-y")
+
+
 def _address_of(host: Host, mac: str) -> str:
     """The address that the network's DHCP server gave to ``mac``, once it has."""
     network = host.conn.networkLookupByName("default")
