@@ -104,7 +104,7 @@ def _bridges(
             if other.master == link.name and other.kind != "tun"
         )
         inside = tuple(guests.pop(("bridge", link.name), ()))
-        found.append(Node("bridge", link.name, link.addresses, link.up, (*ports, *inside)))
+        found.append(Node("bridge", link.name, _own_addresses(link), link.up, (*ports, *inside)))
     return found
 
 
@@ -114,8 +114,13 @@ def _devices(host: hostnet.HostNetwork | None, guests: dict[tuple[str, str], lis
     for link in host.links.values() if host is not None else ():
         if link.name == "lo" or link.kind in ("bridge", "openvswitch", "macvtap", "tun"):
             continue
-        addresses_of = [text for text in link.addresses if not text.startswith("fe80:")]
+        addresses_of = list(_own_addresses(link))
         inside = tuple(guests.pop(("macvtap", link.name), ()))
         addresses_of += [f"port of {link.master}"] if link.master else []
         found.append(Node("device", link.name, tuple(addresses_of), link.up, inside))
     return found
+
+
+def _own_addresses(link: hostnet.Link) -> tuple[str, ...]:
+    """Without those that every interface gives itself."""
+    return tuple(text for text in link.addresses if not text.startswith("fe80:"))

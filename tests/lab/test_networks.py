@@ -191,7 +191,7 @@ def test_isolated_networks_do_not_see_each_other(host_a: Host, tiny: images.Tiny
     assert host_a.kvmctl("net", "delete", "iso1", "--force").returncode == 0
 
 
-def test_routed_and_open_networks_and_a_bridge(host_a: Host, host_b: Host, tiny: images.Tiny, console: Console) -> None:
+def test_a_routed_network_and_a_bridge(host_a: Host, host_b: Host, tiny: images.Tiny, console: Console) -> None:
     host_a.kvmctl("net", "create", "routed", "--mode", "route", "--subnet", "10.60.0.0/24", "--subnet", "fd00:60::/64")
     host_a.net.bridge("br0", "lan0")
     try:
@@ -223,6 +223,32 @@ def test_routed_and_open_networks_and_a_bridge(host_a: Host, host_b: Host, tiny:
         host_b.net.ip("route", "flush", "10.60.0.0/24")
         host_a.net.ip("link", "set", "lan0", "nomaster")
         host_a.net.ip("link", "del", "br0")
+
+
+def test_an_open_network_lets_everything_through(
+    host_a: Host, host_b: Host, tiny: images.Tiny, console: Console
+) -> None:
+    made = host_a.kvmctl("net", "create", "wide", "--mode", "open", "--subnet", "10.62.0.0/24", "-o", "json").json()
+    host_a.kvmctl("create", "inside", *boot(tiny), "--net", "network:wide")
+    guest = console(host_a, "inside")
+    address = guest.address()
+    host_b.net.ip("route", "add", "10.62.0.0/24", "via", host_a.address)
+    try:
+        # In and out, each as it is: nothing is rewritten and nothing refused.
+        page = ["curl", "-sS", "--max-time", "20", f"http://{address}/hostname"]
+        assert host_b.client(page).stdout.strip() == "tiny"
+        assert reaches(guest, host_b.address)
+        assert host_b.client(["ping", "-c5", "-W10", address]).returncode == 0
+        # libvirt has no rule for it.
+        assert made["bridge"] not in host_a.run(["iptables-save"]).stdout
+        # Its guests are behind the host, too: a port may be published for who has no route to them.
+        host_a.kvmctl("port", "add", "inside", "8062:80")
+        page[-1] = f"http://{host_a.address}:8062/hostname"
+        assert host_b.client(page).stdout.strip() == "tiny"
+        host_a.kvmctl("delete", "--yes", "inside")
+        assert "kvmctl" not in host_a.run(["nft", "list", "ruleset"]).stdout.lower()
+    finally:
+        host_b.net.ip("route", "flush", "10.62.0.0/24")
 
 
 def test_cards_of_a_running_guest(host_a: Host, tiny: images.Tiny, console: Console) -> None:
