@@ -287,7 +287,17 @@ def start(hypervisor: Hypervisor, name: str) -> dict[str, Any]:
         if changed:
             _start(network)
         reattached = reattach(hypervisor) if changed else []
+        if changed:
+            _ports_follow(hypervisor)
         return {**row(network, read(network)), "changed": changed, "reattached": reattached}
+
+
+def _ports_follow(hypervisor: Hypervisor) -> None:
+    """Its bridge is another one now, or gone: the ports published for its guests are put in force, or taken back."""
+    # Imported late: ports are of networks.
+    from kvmctl.operations import ports
+
+    ports.follow(hypervisor)
 
 
 def _start(network: libvirt.virNetwork) -> None:
@@ -346,6 +356,7 @@ def stop(hypervisor: Hypervisor, name: str, *, force: bool = False) -> dict[str,
                 _refuse_guests(network.name(), running, "running in it, and would be cut off")
             found = row(network, read(network))
             network.destroy()
+            _ports_follow(hypervisor)
             if not found["persistent"]:
                 return {**found, "active": False, "changed": True}
         return {**row(network, read(network)), "changed": changed}
@@ -361,6 +372,7 @@ def delete(hypervisor: Hypervisor, name: str, *, force: bool = False) -> dict[st
         persistent = network.isPersistent()
         if network.isActive():
             network.destroy()
+            _ports_follow(hypervisor)
         if persistent:
             network.undefine()
     return found

@@ -352,6 +352,13 @@ def tidy(hypervisor: Hypervisor) -> None:
             sync(hypervisor)
 
 
+def follow(hypervisor: Hypervisor) -> None:
+    """After a network was started or stopped: sync(), where that can be done from here; libvirt's hooks do it too."""
+    with contextlib.suppress(KvmctlError, libvirt.libvirtError):
+        if firewall.is_root() and hostnet.is_here(hypervisor):
+            sync(hypervisor)
+
+
 # ---------------------------------------------------------------- the rules
 
 

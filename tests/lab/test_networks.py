@@ -228,10 +228,13 @@ def test_a_routed_network_and_a_bridge(host_a: Host, host_b: Host, tiny: images.
 def test_an_open_network_lets_everything_through(
     host_a: Host, host_b: Host, tiny: images.Tiny, console: Console
 ) -> None:
-    made = host_a.kvmctl("net", "create", "wide", "--mode", "open", "--subnet", "10.62.0.0/24", "-o", "json").json()
+    options = ["--subnet", "10.62.0.0/24", "--dhcp", "10.62.0.100-10.62.0.109", "--domain", "lab.example"]
+    made = host_a.kvmctl("net", "create", "wide", "--mode", "open", *options, "-o", "json").json()
     host_a.kvmctl("create", "inside", *boot(tiny), "--net", "network:wide")
     guest = console(host_a, "inside")
     address = guest.address()
+    assert address in [f"10.62.0.{number}" for number in range(100, 110)]
+    assert address in guest.run("nslookup tiny.lab.example 10.62.0.1")
     host_b.net.ip("route", "add", "10.62.0.0/24", "via", host_a.address)
     try:
         # In and out, each as it is: nothing is rewritten and nothing refused.

@@ -1,5 +1,6 @@
 """Published ports of guests behind NAT: every way in that there is, and none that there should not be."""
 
+import json
 import re
 import subprocess
 import sys
@@ -214,6 +215,34 @@ def test_a_port_that_somebody_has_is_refused_with_who(guests: tuple[Guest, Guest
     assert rules(host_a) == before
 
 
+HOSTILE = "a\x1b[2J\x9bb;$(id)\n"
+
+
+def test_host_names_that_guests_give_themselves_harm_nobody(guests: tuple[Guest, Guest], host_a: Host) -> None:
+    _web, sibling = guests
+    written = "".join(f"\\{byte:03o}" for byte in HOSTILE.encode("latin-1"))
+    sibling.run(f"udhcpc -f -q -n -i eth0 -s /bin/true -x hostname:\"$(printf '{written}')\"")
+    # dnsmasq keeps no such name today; what libvirt would make of one is in this file.
+    status = "/var/lib/libvirt/dnsmasq/virbr0.status"
+    known = host_a.run(["cat", status]).stdout
+    entries = json.loads(known)
+    entries.append(
+        {"ip-address": f"{host_a.subnet}.99", "mac-address": "52:54:00:77:00:99", "hostname": HOSTILE}
+        | {"client-id": HOSTILE, "expiry-time": 4102444800}
+    )
+    host_a.run(["tee", status], input=json.dumps(entries))
+    try:
+        for output in ("table", "wide", "json", "yaml", "name"):
+            told = host_a.kvmctl("net", "leases", "default", "-o", output).stdout
+            assert f"{host_a.subnet}.99" in told
+            assert not [c for c in told if not (c.isprintable() or c == "\n")], output
+        leases = host_a.kvmctl("net", "leases", "default", "-o", "json").json()
+        assert next(row["hostname"] for row in leases if row["ip"].endswith(".99")) == HOSTILE
+        assert "\x1b" not in host_a.kvmctl("net", "map").stdout
+    finally:
+        host_a.run(["tee", status], input=known)
+
+
 def test_over_a_remote_connection_it_says_what_it_cannot(
     guests: tuple[Guest, Guest], host_a: Host, host_b: Host
 ) -> None:
@@ -311,15 +340,21 @@ def test_libvirts_nftables_back_end(guests: tuple[Guest, Guest], host_a: Host, h
         host_a.kvmctl("port", "add", "web", "8080:80")
 
 
-@pytest.mark.parametrize("step", ["iptables-restore", "nft", "reservation", "metadata"])
+@pytest.mark.parametrize("first", [False, True], ids=["another", "the-first"])
+@pytest.mark.parametrize("step", ["iptables-restore", "route_localnet", "nft", "reservation", "metadata", "looking"])
 def test_a_failure_at_any_step_leaves_everything_as_before(
-    guests: tuple[Guest, Guest], host_a: Host, tmp_path: Path, step: str
+    guests: tuple[Guest, Guest], host_a: Host, tmp_path: Path, step: str, first: bool
 ) -> None:
-    def now() -> tuple[str, str, str]:
+    def now() -> tuple[str, str, str, str]:
         # libvirt counts the running guests in it while the definition stays the same.
         network = re.sub(r" connections='\d+'", "", host_a.virsh("net-dumpxml", "default").stdout)
-        return re.sub(r"packets \d+ bytes \d+", "", rules(host_a)), network, host_a.virsh("dumpxml", "sibling").stdout
+        ruleset = re.sub(r"packets \d+ bytes \d+", "", host_a.run(["nft", "list", "ruleset"]).stdout)
+        loopback = host_a.run(["sysctl", "net.ipv4.conf.virbr0.route_localnet"]).stdout
+        return ruleset, loopback, network, host_a.virsh("dumpxml", "sibling").stdout
 
+    if first:
+        host_a.kvmctl("port", "remove", "web", "8080")
+        assert rules(host_a) == ""
     before = now()
     broken = """
 import runpy, sys
@@ -342,6 +377,12 @@ module._run = run
     patches = {
         "iptables-restore": ("firewall", program.format(step="iptables-restore")),
         "nft": ("firewall", program.format(step="nft")),
+        "route_localnet": ("firewall", "module._localnet = fail"),
+        "looking": (
+            "ports",
+            "old = module.wanted_rules\ndef once(*a):\n    module.wanted_rules = old\n    fail()\n"
+            "module.wanted_rules = once",
+        ),
         "reservation": ("reservations", "module._update = fail"),
         "metadata": (
             "metadata",
@@ -353,7 +394,10 @@ module._run = run
     script.write_text(broken.format(module=module, patch=patch))
     done = host_a.client([sys.executable, str(script)], env=host_a.environment(), check=False)
     assert done.returncode == 1 and "injected failure" in done.stderr, done.stderr
-    assert now() == before
+    after = now()
+    if first:
+        host_a.kvmctl("port", "add", "web", "8080:80")
+    assert after == before
 
 
 def test_a_restart_of_the_guest_keeps_its_address_and_ports(
@@ -372,8 +416,15 @@ def test_a_restart_of_the_guest_keeps_its_address_and_ports(
 
 
 def test_stopping_the_network_and_libvirtd_do_no_harm(guests: tuple[Guest, Guest], host_a: Host, host_b: Host) -> None:
+    """Without libvirt's hooks, which see to what virsh does."""
     host_a.restart_libvirtd()
     assert fetch(host_b, host_a.address, 8080).stdout.strip() == "web"
+    host_a.kvmctl("net", "stop", "default", "--force")
+    assert rules(host_a) == ""
+    started = host_a.kvmctl("net", "start", "default", "-o", "json").json()
+    assert started["reattached"] == ["sibling", "web"]
+    assert fetch(host_b, host_a.address, 8080).stdout.strip() == "web"
+    assert fetch(host_a, "127.0.0.1", 8080).stdout.strip() == "web"
     assert published(host_a) == [("tcp", "0.0.0.0", 8080, 80, True)]
 
 
