@@ -13,6 +13,7 @@ import libvirt
 
 from kvmctl.connection import Hypervisor
 from kvmctl.model import xml
+from kvmctl.preflight import here
 
 SOURCES = (
     ("lease", libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE),
@@ -90,10 +91,7 @@ def _leases(hypervisor: Hypervisor, names: set[str]) -> dict[str, dict[str, list
 
 def _neighbours(hypervisor: Hypervisor) -> dict[str, list[str]] | None:
     """The host's IPv4 neighbours by MAC, as libvirt's own ARP source has them; None where only libvirt can see them."""
-    # Imported late: where nothing runs nobody needs it.
-    from kvmctl.preflight import hostnet
-
-    seen = hostnet.neighbours() if hostnet.is_here(hypervisor) else None
+    seen = here.neighbours() if here.is_here(hypervisor) else None
     if seen is None:
         return None
     found: dict[str, list[str]] = {}

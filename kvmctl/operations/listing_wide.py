@@ -1,7 +1,6 @@
 """The columns of ``list -o wide``, which cost more than the rest: addresses, OS, uptime, CPU use."""
 
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -35,8 +34,11 @@ def widen(
     """
     running = [row["uuid"] for _, row in found if row["id"] is not None]
     here = {} if hypervisor.is_remote else processes.find(running)
-    look, span = _meter(hypervisor, here, running)
-    first = look() if sample and running else {}
+    first = processes.cpu_times(here) if sample else {}
+    # The scheduler's accounts only where they are there for all of them: no two figures measured differently.
+    fine = len(first) == len(running)
+    if sample and running and not fine:
+        first = cpu_times(hypervisor)
     began = time.monotonic()
     with ThreadPoolExecutor(max_workers=8) as pool:
         trees = list(pool.map(lambda pair: _definition(pair[0]), found))
@@ -54,21 +56,12 @@ def widen(
             row["ips"] = addresses.flat(every.get(row["uuid"], {}), addresses.macs(tree))
     use: dict[str, float] = {}
     if first:
-        time.sleep(max(0.0, span - (time.monotonic() - began)))
-        use = percent(first, look())
+        time.sleep(max(0.0, (FINE_SAMPLE_SECONDS if fine else SAMPLE_SECONDS) - (time.monotonic() - began)))
+        use = percent(first, processes.cpu_times(here) if fine else cpu_times(hypervisor))
     for _, row in found:
         process = here.get(row["uuid"])
         row["uptime_seconds"] = process.uptime_seconds if process is not None else None
         row["cpu_percent"] = use.get(row["uuid"])
-
-
-def _meter(
-    hypervisor: Hypervisor, here: dict[str, processes.Process], running: list[str]
-) -> tuple[Callable[[], dict[str, tuple[float, int]]], float]:
-    """How to look at the VMs' CPU times, and how far apart the two looks are to be."""
-    if len(here) == len(running) == len(processes.cpu_times(here)):
-        return lambda: processes.cpu_times(here), FINE_SAMPLE_SECONDS
-    return lambda: cpu_times(hypervisor), SAMPLE_SECONDS
 
 
 def _definition(domain: libvirt.virDomain) -> xml.Element | None:

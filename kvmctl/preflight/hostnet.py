@@ -7,20 +7,15 @@ devices do not tell a bridge from another interface.
 import contextlib
 import ipaddress
 import json
-import socket
-import struct
 import subprocess
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from kvmctl.connection import Hypervisor
 from kvmctl.errors import NotFound, Refused, UsageProblem
 from kvmctl.model.network import Subnet
+from kvmctl.preflight.here import is_here as is_here
 from kvmctl.preflight.subnet import Taken
-
-# Where libvirtd, or the daemon that has taken its place, listens (RUNSTATEDIR/libvirt).
-_SOCKETS = ("/run/libvirt/libvirt-sock", "/run/libvirt/virtnetworkd-sock", "/run/libvirt/virtqemud-sock")
 
 
 @dataclass(frozen=True)
@@ -83,42 +78,6 @@ def look(hypervisor: Hypervisor) -> HostNetwork | None:
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
     return HostNetwork({link.name: link for link in links}, tuple(routes))
-
-
-def neighbours() -> list[tuple[str, str]] | None:
-    """Address and MAC (lower case) of each IPv4 neighbour whose MAC the kernel knows; None where ``ip`` fails."""
-    try:
-        entries = _ip("-4", "neigh", "show")
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return None
-    return [(str(e["dst"]), str(e["lladdr"]).lower()) for e in entries if e.get("dst") and e.get("lladdr")]
-
-
-def is_here(hypervisor: Hypervisor) -> bool:
-    """Whether the hypervisor's daemon runs in this process's network namespace.
-
-    The kernel tells who listens on the daemon's socket (SO_PEERCRED); where it does not let us compare
-    namespaces (not root), a local connection counts as here.
-    """
-    if hypervisor.is_remote:
-        return False
-    for path in (*hypervisor.query.get("socket", ()), *_SOCKETS):
-        pid = _listener(path)
-        if pid is None:
-            continue
-        try:
-            return Path(f"/proc/{pid}/ns/net").readlink() == Path("/proc/self/ns/net").readlink()
-        except OSError:
-            return True
-    return True
-
-
-def _listener(path: str) -> int | None:
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-        probe.connect(path)
-        pid: int = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
-        return pid or None
-    return None
 
 
 def _ip(*arguments: str) -> list[dict[str, Any]]:
