@@ -7,7 +7,6 @@ an address never gets further than here.
 
 import ipaddress
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import libvirt
 
@@ -44,19 +43,37 @@ def of_many(
     leases = _leases(hypervisor, {name for _, tree in guests for name, _ in _network_cards(tree)})
     neighbours = _neighbours(hypervisor)
 
-    def one(guest: tuple[libvirt.virDomain, xml.Element]) -> tuple[str, dict[str, list[str]]]:
-        domain, tree = guest
-        answers = {"lease": {mac: leases[name][mac] for name, mac in _network_cards(tree) if mac in leases[name]}}
-        if tree.find("devices/channel/target[@name='org.qemu.guest_agent.0'][@state='connected']") is not None:
-            answers["agent"] = _ask(domain, libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT)
-        if neighbours is None:
-            answers["arp"] = _ask(domain, libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP)
-        else:
-            answers["arp"] = {mac: neighbours[mac] for mac in macs(tree) if mac in neighbours}
-        return tree.findtext("uuid", ""), _merged(answers)
+    asked: dict[tuple[str, str], dict[str, list[str]]] = {}
+    questions = [
+        (tree.findtext("uuid", ""), name, number, domain)
+        for domain, tree in guests
+        for name, number in SOURCES
+        if (name == "agent" and _has_agent(tree)) or (name == "arp" and neighbours is None)
+    ]
+    if questions:
+        # Imported late: where all is known already nobody needs it.
+        from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(max_workers=16) as pool:
-        return dict(pool.map(one, guests))
+        with ThreadPoolExecutor(max_workers=16) as pool:
+            replies = pool.map(lambda question: _ask(question[3], question[2]), questions)
+            asked = {(uuid, name): reply for (uuid, name, _, _), reply in zip(questions, replies, strict=True)}
+    found = {}
+    for _, tree in guests:
+        uuid = tree.findtext("uuid", "")
+        known = {mac: neighbours[mac] for mac in macs(tree) if mac in neighbours} if neighbours is not None else {}
+        found[uuid] = _merged(
+            {
+                "lease": {mac: leases[name][mac] for name, mac in _network_cards(tree) if mac in leases[name]},
+                "agent": asked.get((uuid, "agent"), {}),
+                "arp": asked.get((uuid, "arp"), known),
+            }
+        )
+    return found
+
+
+def _has_agent(tree: xml.Element) -> bool:
+    """Whether something in the guest has the agent's channel open; libvirt would refuse to ask where nothing has."""
+    return tree.find("devices/channel/target[@name='org.qemu.guest_agent.0'][@state='connected']") is not None
 
 
 def macs(tree: xml.Element) -> list[str]:
