@@ -335,7 +335,7 @@ def reattach(hypervisor: Hypervisor) -> list[str]:
         if bridge is not None and bridge in host.links and link is not None and link.master is None:
             _join(link.name, bridge)
             found[card.vm] = None
-    return list(found)
+    return sorted(found)
 
 
 def _join(device: str, bridge: str) -> None:
