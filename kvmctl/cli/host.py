@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kvmctl.cli import output
+from kvmctl.cli.host_autostart import autostart
 from kvmctl.cli.host_cpu import cpu
 from kvmctl.cli.host_evacuate import evacuate
 from kvmctl.cli.host_setup import setup
@@ -22,6 +23,7 @@ def host() -> None:
     """Check and set up the host, and show what it gives."""
 
 
+host.add_command(autostart)
 host.add_command(cpu)
 host.add_command(evacuate)
 host.add_command(setup)

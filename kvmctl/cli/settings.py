@@ -7,7 +7,7 @@ import click
 from kvmctl.cli import output
 from kvmctl.cli.create import WithMaximum
 from kvmctl.cli.lifecycle import always_waits
-from kvmctl.cli.options import MEMORY, App, dry_run, everywhere, targets
+from kvmctl.cli.options import DURATION, MEMORY, App, dry_run, everywhere, targets
 from kvmctl.errors import UsageProblem
 
 if TYPE_CHECKING:
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 @click.option("--title", metavar="TEXT", help="A short title; empty takes it away.")
 @click.option("--description", metavar="TEXT", help="A description; empty takes it away.")
 @click.option("--autostart/--no-autostart", default=None, help="Whether it starts with its host.")
+@click.option(
+    "--autostart-order", type=click.IntRange(0, 99999), metavar="N", help="Its place as the host boots; 0: none."
+)
+@click.option("--autostart-delay", type=DURATION, metavar="TIME", help="How long after it the next one starts.")
 @click.option("--cpu", metavar="MODE|MODEL", help="host-model, maximum, a model …; for the next start.")
 @click.option("--pin", "pins", multiple=True, metavar="VCPU:CPUS", help="Host CPUs for a vCPU: 0:2-3, or 0:all.")
 @click.option("--cpu-shares", type=click.IntRange(2, 262144), metavar="N", help="Its weight when CPUs are short.")
@@ -84,6 +88,10 @@ def set_command(
         autostart=autostart,
         tuning=_tuning(tuned),
     )
+    if autostart and tuned["autostart_order"]:
+        raise UsageProblem(
+            "--autostart and --autostart-order exclude each other", "the order alone lets it start with its host"
+        )
     if wanted == operation.Settings():
         raise UsageProblem("nothing to set is given", "see 'kvmctl set --help'")
     where: Literal["both", "live", "config"] = "live" if live else "config" if config else "both"
@@ -116,6 +124,8 @@ def _tuning(given: dict[str, Any]) -> Any:
         disk_limits=tuple(map(tuning.parse_disk_limit, given["disk_limits"])),
         net_limits=tuple(map(tuning.parse_net_limit, given["net_limits"])),
         memory_limit=tuning.parse_memory_limit(given["memory_limit"]) if given["memory_limit"] else None,
+        start_order=given["autostart_order"],
+        start_delay=None if given["autostart_delay"] is None else round(given["autostart_delay"]),
         numa=tuning.parse_numa(given["numa"]) if given["numa"] else None,
     )
 

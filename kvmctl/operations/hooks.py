@@ -22,13 +22,19 @@ _SCRIPT = """\
 # Made by 'kvmctl host setup', which also brings it up to date; delete it to be rid of it.
 # Published ports of guests behind NAT follow whatever starts or stops guests and networks. libvirt waits for
 # this script, so what asks libvirt runs after it, in the background.
+boot=no
 case "$1 $2" in
     # libvirtd itself: reloading, it puts its own rules in anew, and tells nobody when it is done.
-    "- start" | "- reload") set -- --settle ;;
+    "- start") set -- --settle; boot=yes ;;
+    "- reload") set -- --settle ;;
     *" started" | *" reconnect" | *" migrate" | *" release" | *" stopped" | *" updated") set -- ;;
     *) exit 0 ;;
 esac
-{command} -c qemu:///system port sync --patient "$@" </dev/null >/dev/null 2>&1 &
+{{
+    {command} -c qemu:///system port sync --patient "$@"
+    # VMs that have a start order are started once a boot, not whenever libvirtd is.
+    [ $boot = no ] || {command} -c qemu:///system host autostart --boot
+}} </dev/null >/dev/null 2>&1 &
 exit 0
 """
 

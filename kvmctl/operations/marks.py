@@ -7,6 +7,7 @@ import libvirt
 
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import Conflict
+from kvmctl.model import start_order
 from kvmctl.operations import metadata
 from kvmctl.operations.lifecycle import state_of
 
@@ -46,6 +47,8 @@ def plan(hypervisor: Hypervisor, name: str, mark: str, on: bool) -> Plan:
                     f"'kvmctl dumpxml {shown} | kvmctl define -' makes it stay",
                 )
             now = bool(domain.autostart()) if domain.isPersistent() else False
+            # A start order, too, lets it start with its host.
+            now = now or (not on and start_order.read(metadata.read(domain)) is not None)
         else:
             now = metadata.read(domain).protected
         return Plan(domain, shown, domain.UUIDString(), state_of(domain), mark, on, now != on)
@@ -57,6 +60,8 @@ def run(hypervisor: Hypervisor, found: Plan) -> dict[str, Any]:
         with translated(hypervisor.uri):
             if found.mark == "autostart":
                 found.domain.setAutostart(1 if found.on else 0)
+                if not found.on:
+                    metadata.write(found.domain, start_order.put(metadata.read(found.domain), None))
             else:
                 metadata.write(found.domain, replace(metadata.read(found.domain), protected=found.on))
     return found.row()

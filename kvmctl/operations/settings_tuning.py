@@ -6,10 +6,14 @@ from typing import Any
 
 import libvirt
 
+from kvmctl.connection import Hypervisor
 from kvmctl.errors import Conflict, KvmctlError, NotFound, Refused, UsageProblem
-from kvmctl.model import tuning, xml
+from kvmctl.model import start_order, tuning, xml
+from kvmctl.model.start_order import StartOrder
 from kvmctl.model.tuning import DiskLimit, MemoryLimit, NetLimit, Numa, Pin
 from kvmctl.model.units import KIB, human_size
+from kvmctl.operations import metadata
+from kvmctl.operations import start_order as start_orders
 from kvmctl.operations.disks import disks_of
 from kvmctl.operations.pci_host import definitions
 
@@ -36,6 +40,8 @@ class Tuning:
     net_limits: tuple[NetLimit, ...] = ()
     memory_limit: MemoryLimit | None = None
     numa: Numa | None = None
+    start_order: int | None = None
+    start_delay: int | None = None
 
     @property
     def next_start_only(self) -> list[str]:
@@ -60,6 +66,8 @@ def steps(domain: libvirt.virDomain, name: str, wanted: Tuning, live: bool, conf
         raise Conflict(f"{wanted.next_start_only[0]} takes effect when {name} starts", "leave --live out")
     live_xml, saved_xml = definitions(domain)
     found: list[Step] = []
+    if wanted.start_order is not None or wanted.start_delay is not None:
+        found += _start_order(domain, name, wanted)
     if config and saved_xml is not None:
         found += _in_definition(domain, name, wanted, saved_xml)
     for tree, flag in ((live_xml if live else None, LIVE), (saved_xml if config else None, CONFIG)):
@@ -70,6 +78,32 @@ def steps(domain: libvirt.virDomain, name: str, wanted: Tuning, live: bool, conf
             found += _disk_limits(domain, name, wanted, tree, flag)
             found += _net_limits(domain, name, wanted, tree, flag)
     return found
+
+
+def _start_order(domain: libvirt.virDomain, name: str, wanted: Tuning) -> list[Step]:
+    if not domain.isPersistent():
+        raise Conflict(f"{name} is transient, so it cannot start with its host")
+    before = start_order.read(metadata.read(domain))
+    number = wanted.start_order if wanted.start_order is not None else before.order if before is not None else 0
+    if not number and wanted.start_order is None:
+        raise UsageProblem(f"{name} has no start order for a delay to follow", "give --autostart-order as well")
+    delay = wanted.start_delay if wanted.start_delay is not None else before.delay if before is not None else 0
+    asked = StartOrder(number, delay) if number else None
+    hypervisor = Hypervisor(domain.connect())
+    found: list[Step] = []
+    if (asked is None) != (before is None) or (
+        asked is not None and before is not None and (asked.order, asked.delay) != (before.order, before.delay)
+    ):
+        what = f"start order {number}, {delay} s before the next" if number else "no start order"
+        found.append((what, lambda: start_orders.note(hypervisor, domain, asked), lambda: _note_again(domain, before)))
+    if asked is not None and domain.autostart():
+        # libvirt starts its own all at once, before anybody else can.
+        found.append(("started by kvmctl, not libvirt", lambda: domain.setAutostart(0), lambda: domain.setAutostart(1)))
+    return found
+
+
+def _note_again(domain: libvirt.virDomain, before: StartOrder | None) -> None:
+    metadata.write(domain, start_order.put(metadata.read(domain), before))
 
 
 def _where(flag: int) -> str:

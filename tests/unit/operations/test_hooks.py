@@ -34,18 +34,18 @@ def test_install_writes_what_is_missing_and_nothing_else(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "runs"),
     [
-        ("web started begin -", "port sync --patient"),
-        ("web release end -", "port sync --patient"),
+        ("web started begin -", ["port sync --patient"]),
+        ("web release end -", ["port sync --patient"]),
         # What libvirtd itself does is not over when it tells.
-        ("- reload begin SIGHUP", "port sync --patient --settle"),
-        ("- start - start", "port sync --patient --settle"),
-        ("web start begin -", None),
-        ("web prepare begin -", None),
-        ("- shutdown - shutdown", None),
-        ("web anything; begin -", None),
+        ("- reload begin SIGHUP", ["port sync --patient --settle"]),
+        ("- start - start", ["port sync --patient --settle", "host autostart --boot"]),
+        ("web start begin -", []),
+        ("web prepare begin -", []),
+        ("- shutdown - shutdown", []),
+        ("web anything; begin -", []),
     ],
 )
-def test_the_script_does_not_wait_for_what_it_starts(tmp_path: Path, arguments: str, runs: str | None) -> None:
+def test_the_script_does_not_wait_for_what_it_starts(tmp_path: Path, arguments: str, runs: list[str]) -> None:
     gate, told, script = tmp_path / "gate", tmp_path / "told", tmp_path / "hook"
     os.mkfifo(gate)
     program = tmp_path / "program"
@@ -57,11 +57,12 @@ def test_the_script_does_not_wait_for_what_it_starts(tmp_path: Path, arguments: 
     done = subprocess.run([str(script), *arguments.split(" ")], timeout=60, check=False, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert not told.exists()
-    if runs is not None:
+    for run in runs:
         gate.write_text("go\n")
         while not told.exists():
             pass
-        assert told.read_text() == f"-c qemu:///system {runs}\n"
+        assert told.read_text() == f"-c qemu:///system {run}\n"
+        told.unlink()
 
 
 def test_code_that_others_can_change_is_not_run_as_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,63 @@
+"""Starting VMs one after the other as the host boots, in the order that was set for them."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import libvirt
+
+from kvmctl.connection import Hypervisor, translated
+from kvmctl.errors import UsageProblem
+from kvmctl.model import start_order
+from kvmctl.model.start_order import StartOrder
+from kvmctl.operations import lifecycle, metadata
+
+
+@dataclass(frozen=True)
+class Due:
+    """A VM that is to be started, and how."""
+
+    name: str
+    start: StartOrder
+
+
+def this_boot(hypervisor: Hypervisor) -> str | None:
+    """What tells this boot of the host from others (the kernel's boot_id); None over a remote connection."""
+    if hypervisor.is_remote:
+        return None
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def due(hypervisor: Hypervisor, *, boot: bool = False) -> list[Due]:
+    """The VMs with an order, in it; with ``boot`` only those for which this has not been done since the host booted.
+
+    Raises UsageProblem for ``boot`` over a remote connection.
+    """
+    now = this_boot(hypervisor) if boot else None
+    if boot and now is None:
+        raise UsageProblem("--boot is for the host itself", "leave it out to start them over this connection")
+    found = []
+    with translated(hypervisor.uri):
+        for domain in hypervisor.conn.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT):
+            start = start_order.read(metadata.read(domain))
+            if start is not None and not (boot and start.boot == now):
+                found.append(Due(domain.name(), start))
+    return sorted(found, key=lambda one: (one.start.order, one.name))
+
+
+def start(hypervisor: Hypervisor, one: Due) -> dict[str, Any]:
+    """Start it, unless it runs: what lifecycle.start() returns, with ``order`` and ``delay_seconds``.
+
+    That it was done in this boot is noted first: one that does not start is not tried again and again.
+    """
+    domain = hypervisor.find(one.name)
+    note(hypervisor, domain, one.start)
+    row = lifecycle.start(hypervisor, lifecycle.plan(hypervisor, "start", one.name))
+    return {**row, "order": one.start.order, "delay_seconds": one.start.delay}
+
+
+def note(hypervisor: Hypervisor, domain: libvirt.virDomain, wanted: StartOrder | None) -> None:
+    """Remember this order for the VM, or none; from the host's next boot on."""
+    with translated(hypervisor.uri):
+        kept = replace(wanted, boot=this_boot(hypervisor) or wanted.boot) if wanted is not None else None
+        metadata.write(domain, start_order.put(metadata.read(domain), kept))
