@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import libvirt
 
+from kvmctl.connection import is_missing
 from kvmctl.errors import TimedOut
 from kvmctl.model import xml
 from kvmctl.operations.disks import HOTPLUG_BUSES
@@ -14,6 +15,8 @@ from kvmctl.operations.undo import Undo
 
 # A guest lets go of a device within a second; an emulated one that is busy takes some more.
 UNPLUG_SECONDS = 30.0
+# A request is lost on a guest that has just begun to boot.
+ASK_AGAIN_SECONDS = 5.0
 _LIVE = libvirt.VIR_DOMAIN_AFFECT_LIVE
 
 
@@ -76,16 +79,27 @@ def follow(domain: libvirt.virDomain, devices: Devices, undo: Undo, progress: Pr
 
 
 def _pull(domain: libvirt.virDomain, name: str, text: str) -> None:
-    domain.detachDeviceFlags(text, _LIVE)
-    until = time.monotonic() + UNPLUG_SECONDS
+    until, again = time.monotonic() + UNPLUG_SECONDS, 0.0
     # libvirt itself waits 5 s and then returns as if all were well; only its XML tells.
     while name in _devices(xml.parse(domain.XMLDesc(0), "domain")):
+        if time.monotonic() > again:
+            _ask(domain, text)
+            again = time.monotonic() + ASK_AGAIN_SECONDS
         if time.monotonic() > until:
             raise TimedOut(
                 f"the guest {domain.name()} did not let go of {name} in {UNPLUG_SECONDS:g} s",
                 "is its system up? Nothing was changed; try again",
             )
         time.sleep(0.1)
+
+
+def _ask(domain: libvirt.virDomain, text: str) -> None:
+    try:
+        domain.detachDeviceFlags(text, _LIVE)
+    except libvirt.libvirtError as error:
+        # QEMU refuses a second request while the first is on its way; that it is gone already is what is wanted.
+        if "in the process of unplug" not in (error.get_error_message() or "") and not is_missing(error):
+            raise
 
 
 def _plugger(domain: libvirt.virDomain, text: str) -> Callable[[], object]:

@@ -114,7 +114,7 @@ def test_live_clones_go_on_from_the_same_instant_with_their_own_address(
     host_a.start_default_network()
     source(host_a, tiny, vm, net="nat")
     guest = console(host_a, vm).ready()
-    guest.wait_for("agent started")
+    host_a.kvmctl("wait", vm, "--for", "agent", "--timeout", "2m", timeout=150)
     address = guest.address()
     guest.run(COUNTER)
     for _ in range(3):
@@ -162,7 +162,7 @@ def test_a_live_clone_takes_every_disk_and_the_uefi_variables_along(
     vm, fork = vm_name("disks"), vm_name("fork")
     create(host_a, tiny, vm, "--firmware", "uefi", "--disk", "16M", "--disk", "16M,format=raw")
     guest = console(host_a, vm).ready(120)
-    guest.wait_for("agent started")
+    host_a.kvmctl("wait", vm, "--for", "agent", "--timeout", "2m", timeout=150)
 
     def mark(text: str) -> None:
         guest.run(f"for d in vda vdb vdc; do echo {text}-$d | dd of=/dev/$d conv=fsync 2>/dev/null; done")
@@ -198,8 +198,8 @@ def test_copies_that_keep_their_identity(
     vm, linked, fork = vm_name("keep"), vm_name("linked"), vm_name("fork")
     host_a.start_default_network()
     source(host_a, tiny, vm, net="nat")
-    guest = console(host_a, vm).ready()
-    guest.wait_for("agent started")
+    console(host_a, vm).ready()
+    host_a.kvmctl("wait", vm, "--for", "agent", "--timeout", "2m", timeout=150)
     made = host_a.kvmctl("clone", vm, fork, "--live", "--keep-identity", "-o", "json", timeout=240).json()
     assert made["warnings"] == []
     other = console(host_a, fork).ready()

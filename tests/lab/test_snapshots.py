@@ -242,7 +242,7 @@ def test_disks_alone_and_raw_disks_of_a_stopped_guest(
     vm = vm_name("raw")
     create(host_a, tiny, vm, disk="64M,format=raw")
     guest = console(host_a, vm).ready()
-    guest.wait_for("agent started")
+    host_a.kvmctl("wait", vm, "--for", "agent", "--timeout", "2m", timeout=150)
     write(guest, "first")
     refused = host_a.kvmctl("snapshot", "create", vm, "x", "--quiesce", "-o", "json", check=False)
     assert refused.returncode == 7

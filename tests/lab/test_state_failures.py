@@ -37,7 +37,7 @@ def test_a_full_disk_leaves_the_guest_running_and_nothing_else(
     guest.run(COUNTER)
     write(guest, "mine")
     # Memory that no compression of zero pages makes small.
-    guest.run("dd if=/dev/urandom of=/tmp/noise bs=1M count=60 2>/dev/null")
+    guest.run("dd if=/dev/urandom of=/tmp/noise bs=1M count=50 2>/dev/null")
     before = host_a.files()
     for args in (("snapshot", "create", vm, "two", "--external"), ("clone", vm, fork, "--live")):
         refused = host_a.kvmctl(*args, "-o", "json", check=False)
@@ -58,15 +58,19 @@ def _fill(host: Host, vm: str) -> None:
 
 
 def _started(host: Host, vm: str, copy: str) -> "subprocess.Popen[bytes]":
-    """A full copy that is under way: its volume is there."""
+    """A full copy that is under way, and stays so until _go_on(): what copies for libvirt stands still."""
     process = subprocess.Popen(
         host.kvmctl_command("clone", vm, copy, "--full"),
         env=host.environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
-    wait_until(lambda: any(path.endswith(f"/{copy}.qcow2") for path in host.files()), f"the disk of {copy}")
+    wait_until(lambda: host.run(["pkill", "-STOP", "-x", "qemu-img"], check=False).returncode == 0, "the copying")
     return process
+
+
+def _go_on(host: Host) -> None:
+    host.run(["pkill", "-CONT", "-x", "qemu-img"])
 
 
 @pytest.mark.usefixtures("leaves_nothing")
@@ -79,6 +83,7 @@ def test_ctrl_c_and_kill_in_the_middle_of_a_copy(
     before = host_a.files()
     process = _started(host_a, vm, copy)
     process.send_signal(signal.SIGINT)
+    _go_on(host_a)
     _, told = process.communicate(timeout=120)
     assert process.returncode == 130, told
     assert host_a.files() == before
@@ -87,6 +92,7 @@ def test_ctrl_c_and_kill_in_the_middle_of_a_copy(
     process = _started(host_a, vm, copy)
     process.kill()
     process.communicate()
+    _go_on(host_a)
     # Done again it begins anew, over what the killed one left.
     wait_until(lambda: host_a.virsh("pool-refresh", "default", check=False).returncode == 0, "the copy libvirt makes")
     made = host_a.kvmctl("clone", vm, copy, "--full", "-o", "json").json()

@@ -67,7 +67,7 @@ def test_snapshots_and_copies_on_another_host(
     host_b.start_default_network()
     source(host_b, tiny, vm, net="nat")
     guest = console(host_b, vm).ready()
-    guest.wait_for("agent started")
+    host_b.kvmctl("wait", vm, "--for", "agent", "--timeout", "2m", timeout=150)
     guest.run(COUNTER)
     guest.run(BUMP)
     write(guest, "one")

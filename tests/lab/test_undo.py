@@ -37,7 +37,7 @@ def test_cards_and_disks_of_a_running_guest_go_and_come_again(
         assert f"undoing '{command}'" in told.stderr
 
     new = host_a.kvmctl("disk", "attach", vm, "8M", "-o", "json").json()
-    guest.run("until [ -b /sys/block/vdb ] || [ -e /sys/block/vdb ]; do sleep 0.1; done")
+    guest.run("until [ -e /sys/block/vdb ]; do sleep 0.1; done")
     guest.run("echo kept | dd of=/dev/vdb conv=fsync 2>/dev/null")
     undo(f"disk attach {vm} vdb")
     assert set(_disks(host_a, vm)) == {"vda"}
@@ -61,6 +61,7 @@ def test_cards_and_disks_of_a_running_guest_go_and_come_again(
     undo(f"undo {vm}")
     row = _cards(host_a, vm)[mac]
     assert (row["reserved"], row["live"], row["saved"]) == (address, True, True)
+    guest.run(f"until grep -q {mac} /sys/class/net/*/address; do sleep 0.1; done")
     host_a.kvmctl("nic", "detach", vm, mac)
     assert not _reserved(host_a, mac)
     undo(f"nic detach {vm} {mac}")
