@@ -177,8 +177,9 @@ def _check_source(
     with translated():
         internal = domain.listAllSnapshots(libvirt.VIR_DOMAIN_SNAPSHOT_LIST_INTERNAL)
     if internal and (mode != "full" or domain.isActive()):
+        what = "a snapshot" if len(internal) == 1 else f"{len(internal)} snapshots"
         raise Refused(
-            f"{source} has {len(internal)} snapshots inside its disks, and standing on a frozen disk it could not "
+            f"{source} has {what} inside its disks, and standing on a frozen disk it could not "
             "go back to them any more",
             "stop it and clone with --full, or delete its snapshots first",
         )

@@ -17,6 +17,7 @@ from kvmctl.operations.abortable import abortable
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.undo import Undo
 from kvmctl.operations.volume_reader import internal_snapshots
+from kvmctl.preflight import dependents
 from kvmctl.preflight import snapshots as preflight
 
 if TYPE_CHECKING:
@@ -165,7 +166,13 @@ def _location(
 
 
 def _check_images(hypervisor: Hypervisor, vm: str, tree: xml.Element, name: str) -> None:
-    """QEMU silently replaces a snapshot of the same name inside an image; libvirt does not know of every one."""
+    """QEMU silently replaces a snapshot of the same name inside an image; libvirt does not know of every one.
+
+    And what other images stand on must not be written to, not even by this.
+    """
+    stood_on = dependents.against_writing(hypervisor, tree)
+    if stood_on is not None:
+        raise Refused(stood_on, "--external leaves the file as it is")
     for disk in preflight.disks_of(tree):
         if not disk.written or disk.path is None:
             continue

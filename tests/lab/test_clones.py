@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -255,10 +256,49 @@ def test_copies_that_cannot_be_are_refused_and_leave_nothing(
     pool.storageVolLookupByName(f"{copy}.qcow2").delete(0)
     host_a.kvmctl("snapshot", "create", vm, "inside")
     before = host_a.files()
-    assert "snapshots inside" in refused(7, vm, copy)
+    assert "a snapshot inside" in refused(7, vm, copy)
     # A full copy of a stopped guest has its data, and none of its snapshots.
     host_a.kvmctl("clone", vm, copy, "--full")
     assert host_a.kvmctl("snapshot", "list", copy, "-o", "json").json() == []
+
+
+def test_what_clones_stand_on_is_shown_and_written_by_nobody(
+    host_a: Host, tiny: images.Tiny, vm_name: Callable[[str], str], tmp_path: Path
+) -> None:
+    vm, copy, writer = vm_name("base"), vm_name("copy"), vm_name("writer")
+    create(host_a, tiny, vm, "--no-start")
+    host_a.kvmctl("clone", vm, copy)
+    base = f"/var/lib/libvirt/images/{vm}.qcow2"
+    for name in (vm, copy):
+        disk = host_a.kvmctl("info", name, "-o", "json").json()["disks"][0]
+        assert disk["backing_chain"] == [base]
+        assert f"on {base}" in host_a.kvmctl("info", name).stdout
+
+    # Another VM over the base itself, as another tool would define it.
+    text = host_a.kvmctl("dumpxml", copy).stdout
+    for old, new in ((f">{copy}<", f">{writer}<"), (f"{copy}.qcow2", f"{vm}.qcow2")):
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "writer.xml").write_text(re.sub(r"<uuid>.*</uuid>|<metadata>(?s:.*)</metadata>", "", text))
+    host_a.client(["virsh", "-c", host_a.uri, "define", str(tmp_path / "writer.xml")])
+    for args in (("start", writer), ("disk", "resize", writer, "vda", "1G"), ("snapshot", "create", writer, "x")):
+        refused = host_a.kvmctl(*args, "-o", "json", check=False)
+        assert (refused.returncode, refused.error()["code"]) == (7, "refused"), args
+        assert base in refused.error()["message"]
+    host_a.kvmctl("delete", writer, "-y")
+    assert base in host_a.files()
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_a_tpm_is_named_and_never_copied(host_a: Host, tiny: images.Tiny, vm_name: Callable[[str], str]) -> None:
+    vm, copy = vm_name("tpm"), vm_name("copy")
+    create(host_a, tiny, vm, "--no-start", "--tpm")
+    for args in (("snapshot", "create", vm, "x"), ("snapshot", "create", vm, "x", "--external")):
+        refused = host_a.kvmctl(*args, "-o", "json", check=False)
+        assert (refused.returncode, "TPM" in refused.error()["message"]) == (7, True)
+    told = host_a.kvmctl("clone", vm, copy)
+    assert "the TPM of the copy is new and empty" in told.stderr
+    host_a.kvmctl("delete", vm, copy, "-y")
 
 
 def test_a_base_that_vanished_is_said_before_anything_is_made(

@@ -266,6 +266,43 @@ def test_disks_alone_and_raw_disks_of_a_stopped_guest(
 
 
 @pytest.mark.usefixtures("leaves_nothing")
+def test_a_saved_guest_is_neither_kept_nor_left_by_half(
+    host_a: Host, tiny: images.Tiny, console: Open, vm_name: Callable[[str], str]
+) -> None:
+    vm, copy = vm_name("saved"), vm_name("copy")
+    create(host_a, tiny, vm)
+    guest = console(host_a, vm).ready()
+    guest.run(COUNTER)
+    write(guest, "then")
+    host_a.kvmctl("snapshot", "create", vm, "then")
+    guest.run(BUMP)
+    write(guest, "saved")
+    guest.close()
+    host_a.kvmctl("save", vm)
+    before = host_a.files()
+    for args in (("snapshot", "create", vm, "x"), ("snapshot", "revert", vm, "then"), ("clone", vm, copy, "--full")):
+        refused = host_a.kvmctl(*args, "-o", "json", check=False)
+        assert refused.returncode in (4, 7), args
+        assert "is saved" in refused.error()["message"]
+        assert (host_a.files(), set(names(host_a, vm))) == (before, {"then"})
+    # It goes on from where it was saved, and from there back and forth again.
+    host_a.kvmctl("start", vm)
+    for target, expected in ((None, ("saved", "1")), ("then", ("then", "0")), ("before-revert", ("saved", "1"))):
+        if target is not None:
+            host_a.kvmctl("snapshot", "revert", vm, target)
+        guest = console(host_a, vm).ready()
+        assert (read(guest), guest.run("cat /tmp/count")) == expected
+        guest.close()
+    host_a.kvmctl("save", vm)
+    # What was saved goes with the rest of the present, where that is what is asked for.
+    host_a.kvmctl("snapshot", "revert", vm, "then", "--discard")
+    guest = console(host_a, vm).ready()
+    assert (read(guest), guest.run("cat /tmp/count")) == ("then", "0")
+    guest.close()
+    host_a.kvmctl("delete", vm, "-y")
+
+
+@pytest.mark.usefixtures("leaves_nothing")
 def test_undo_takes_back_the_last_change_and_does_it_again(
     host_a: Host, tiny: images.Tiny, vm_name: Callable[[str], str]
 ) -> None:
