@@ -14,7 +14,6 @@ from kvmctl.model import xml
 from kvmctl.operations.agent import Agent
 from kvmctl.operations.clone_plan import Copy, Plan
 from kvmctl.operations.exec import output_of
-from kvmctl.operations.progress import Progress
 from kvmctl.operations.seed import hostname_for
 
 # An agent that answered in the source answers in the copy within a second or two, even emulated.
@@ -25,21 +24,16 @@ SCRIPT_SECONDS = 120.0
 UNPLUG_SECONDS = 15.0
 
 
-def give(hypervisor: Hypervisor, plan: Plan, copy: Copy, progress: Progress) -> list[str]:
+def give(hypervisor: Hypervisor, plan: Plan, copy: Copy) -> list[str]:
     """Let the copy go on, cut off; give it its identity and its cards. Returns what did not go as it should."""
-    name = copy.identity.name
     domain = hypervisor.find(copy.identity.uuid)
     warnings: list[str] = []
     with translated(hypervisor.uri):
         if domain.state(0)[0] == libvirt.VIR_DOMAIN_PAUSED:
             domain.resume()
     if not plan.keep_identity:
-        progress.step(f"giving {name} an identity of its own")
         warnings += _inside(hypervisor, domain, plan, copy)
-    cards = _cards(domain)
-    if cards:
-        progress.step(f"giving {name} network cards of its own")
-    for card in cards:
+    for card in _cards(domain):
         warnings += _replace(hypervisor, domain, card)
     return warnings
 

@@ -6,6 +6,7 @@ own, and libvirt restores a second guest from it: paused, every cable out. It go
 identity of its own inside, and a new card with the new MAC takes the place of the one that the memory knows.
 """
 
+import threading
 import time
 from typing import Any
 
@@ -22,6 +23,9 @@ from kvmctl.operations.progress import Progress
 from kvmctl.operations.undo import Undo
 from kvmctl.preflight.snapshots import disks_of
 
+# So many copies are given their identities at the same time.
+AT_ONCE = 8
+
 
 def run(hypervisor: Hypervisor, plan: Plan, progress: Progress | None = None) -> list[dict[str, Any]]:
     """Fork the source and return ``{name, uuid, source, mode, disks, seconds, pause_ms, warnings}`` for each copy.
@@ -34,7 +38,7 @@ def run(hypervisor: Hypervisor, plan: Plan, progress: Progress | None = None) ->
     domain = hypervisor.find(plan.source)
     memory_file.check_room(hypervisor, domain, plan.memory)
     began = time.monotonic()
-    rows = []
+    given = []
     with Undo() as undo:
         _prepare(hypervisor, domain, plan, undo, progress)
         pause, variables = _freeze(hypervisor, domain, plan, undo, progress)
@@ -43,13 +47,46 @@ def run(hypervisor: Hypervisor, plan: Plan, progress: Progress | None = None) ->
         for copy in plan.copies:
             progress.step(f"starting {copy.identity.name}")
             _restore(hypervisor, plan, copy, file, variables, undo)
+            given.append(_Identity(hypervisor, plan, copy, began))
         pools.delete_volume(hypervisor, plan.memory.pool, plan.memory.name)
-        for copy in plan.copies:
-            warnings = clone_identity.give(hypervisor, plan, copy, progress)
-            seconds = time.monotonic() - began
-            rows.append({**clone.row(plan, copy, seconds), "pause_ms": pause, "warnings": warnings})
+        names = [copy.identity.name for copy in plan.copies]
+        progress.step(f"giving {', '.join(names[:3])}{' ...' if names[3:] else ''} an identity of their own")
+        rows = [{**identity.row(), "pause_ms": pause, "warnings": identity.warnings} for identity in given]
         undo.keep()
     return rows
+
+
+class _Identity(threading.Thread):
+    """clone_identity.give() for one copy, while the next one is restored: the guests themselves take their time.
+
+    A daemon: after Ctrl-C nobody waits for it, its guest is powered off under it.
+    """
+
+    at_once = threading.BoundedSemaphore(AT_ONCE)
+
+    def __init__(self, hypervisor: Hypervisor, plan: Plan, copy: Copy, began: float) -> None:
+        super().__init__(name=f"identity of {copy.identity.name}", daemon=True)
+        self.hypervisor, self.plan, self.copy, self.began = hypervisor, plan, copy, began
+        self.warnings: list[str] = []
+        self.seconds = 0.0
+        self.failure: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            with self.at_once:
+                self.warnings = clone_identity.give(self.hypervisor, self.plan, self.copy)
+        except BaseException as error:  # noqa: BLE001 - handed to the waiting thread as it is
+            self.failure = error
+        self.seconds = time.monotonic() - self.began
+
+    def row(self) -> dict[str, Any]:
+        """Its row when it is done; raises what went wrong."""
+        while self.is_alive():
+            self.join(0.2)
+        if self.failure is not None:
+            raise self.failure
+        return clone.row(self.plan, self.copy, self.seconds)
 
 
 def _prepare(hypervisor: Hypervisor, domain: libvirt.virDomain, plan: Plan, undo: Undo, progress: Progress) -> None:

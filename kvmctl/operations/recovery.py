@@ -15,7 +15,7 @@ from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import Conflict
 from kvmctl.model import work_record, xml
 from kvmctl.model.work_record import WorkRecord
-from kvmctl.operations import metadata, pools
+from kvmctl.operations import metadata
 
 # libvirt itself lets a call wait this long for another one (QEMU_JOB_WAIT_TIME in its qemu driver).
 BUSY_SECONDS = 30.0
@@ -88,6 +88,8 @@ def _tidy(hypervisor: Hypervisor, domain: libvirt.virDomain, record: WorkRecord)
 
 def _wait_for_volumes(hypervisor: Hypervisor, domain: libvirt.virDomain, record: WorkRecord) -> None:
     """A volume that libvirt is still making for the killed one is in no list before it is there."""
+    from kvmctl.operations import pools
+
     until = time.monotonic() + BUSY_SECONDS
     for name in {volume.pool for volume in metadata.read(domain).volumes if volume.path in record.paths}:
         pool = pools.find_pool(hypervisor, name)
