@@ -4,10 +4,10 @@ Reading only. Nothing here is written back: an existing domain is edited in its 
 """
 
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from kvmctl.errors import UsageProblem
 from kvmctl.model import metadata, xml
+from kvmctl.model.domain_os import os_name
 from kvmctl.model.metadata import Metadata
 
 KIB = 1024
@@ -29,7 +29,6 @@ _UNITS = {
     "tib": KIB**4,
 }
 _ACCELS = {"kvm": "kvm", "qemu": "tcg"}
-_OSINFO = "http://libosinfo.org/xmlns/libvirt/domain/1.0"
 
 
 @dataclass(frozen=True)
@@ -123,19 +122,6 @@ def view(domain: xml.Element) -> DomainView:
         agent_channel=agent_channel(domain),
         kvmctl=metadata.from_domain(domain),
     )
-
-
-def os_name(domain: xml.Element) -> str | None:
-    """The OS's short id as libosinfo has it (``debian12``), else the image that kvmctl made it from."""
-    element = domain.find(f"metadata/{{{_OSINFO}}}libosinfo/{{{_OSINFO}}}os")
-    if element is not None:
-        try:
-            words = [word for word in urlsplit(element.get("id", "")).path.split("/") if word]
-        except ValueError:
-            words = []
-        if words:
-            return "".join(words[-2:])
-    return metadata.from_domain(domain).image
 
 
 def agent_channel(domain: xml.Element) -> str | None:

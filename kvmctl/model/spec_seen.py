@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from kvmctl.model import domain_view, extras, metadata, xml
+from kvmctl.model.domain_os import os_name
 from kvmctl.model.domain_view import DomainView
 from kvmctl.model.metadata import Forward, OwnedVolume
 from kvmctl.model.nic import BridgeNic, MacvtapNic, NetworkNic, Nic, UserNic
@@ -102,7 +103,7 @@ def read(domain: xml.Element) -> Seen:
         sound=domain.find("devices/sound") is not None,
         graphics=next((g.get("type", "") for g in domain.iterfind("devices/graphics")), "none"),
         profile=_profile(domain),
-        os=domain_view.os_name(domain) if domain.find(f"metadata/{{{_OSINFO}}}libosinfo") is not None else None,
+        os=os_name(domain) if domain.find(f"metadata/{{{_OSINFO}}}libosinfo") is not None else None,
         seeded=any(volume.role == "seed" for volume in remembered.volumes),
         beyond=tuple(_beyond(domain)),
         devices=tuple(text for device in extras.chosen(domain) if (text := extras.text_of(device)) is not None),

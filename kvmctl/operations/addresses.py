@@ -40,9 +40,9 @@ def of_many(
     One question to each network for its leases and one look at the host's neighbours, where that is this
     machine; only agents, and another machine's neighbours, are asked VM by VM.
     """
-    leases = _leases(hypervisor, {name for _, tree in guests for name, _ in _network_cards(tree)})
+    cards = [_cards(tree) for _, tree in guests]
+    leases = _leases(hypervisor, {network for every in cards for _, network in every if network is not None})
     neighbours = _neighbours(hypervisor)
-
     asked: dict[tuple[str, str], dict[str, list[str]]] = {}
     questions = [
         (tree.findtext("uuid", ""), name, number, domain)
@@ -58,22 +58,21 @@ def of_many(
             replies = pool.map(lambda question: _ask(question[3], question[2]), questions)
             asked = {(uuid, name): reply for (uuid, name, _, _), reply in zip(questions, replies, strict=True)}
     found = {}
-    for _, tree in guests:
+    for (_, tree), every in zip(guests, cards, strict=True):
         uuid = tree.findtext("uuid", "")
-        known = {mac: neighbours[mac] for mac in macs(tree) if mac in neighbours} if neighbours is not None else {}
-        found[uuid] = _merged(
-            {
-                "lease": {mac: leases[name][mac] for name, mac in _network_cards(tree) if mac in leases[name]},
-                "agent": asked.get((uuid, "agent"), {}),
-                "arp": asked.get((uuid, "arp"), known),
-            }
-        )
+        near = {mac: neighbours[mac] for mac, _ in every if mac in neighbours} if neighbours is not None else {}
+        leased = {mac: leases[network][mac] for mac, network in every if network is not None and mac in leases[network]}
+        answers = {"lease": leased, "agent": asked.get((uuid, "agent"), {}), "arp": asked.get((uuid, "arp"), near)}
+        found[uuid] = _merged(answers)
     return found
 
 
 def _has_agent(tree: xml.Element) -> bool:
     """Whether something in the guest has the agent's channel open; libvirt would refuse to ask where nothing has."""
-    return tree.find("devices/channel/target[@name='org.qemu.guest_agent.0'][@state='connected']") is not None
+    return any(
+        target.get("name") == "org.qemu.guest_agent.0" and target.get("state") == "connected"
+        for target in tree.iterfind("devices/channel/target")
+    )
 
 
 def macs(tree: xml.Element) -> list[str]:
@@ -81,13 +80,14 @@ def macs(tree: xml.Element) -> list[str]:
     return [mac.get("address", "").lower() for mac in tree.iterfind("devices/interface/mac")]
 
 
-def _network_cards(tree: xml.Element) -> list[tuple[str, str]]:
-    """Network and MAC of each card in one of libvirt's networks."""
+def _cards(tree: xml.Element) -> list[tuple[str, str | None]]:
+    """The MAC of each card, in lower case, and libvirt's network that it is in, where it is in one."""
     found = []
-    for interface in tree.iterfind("devices/interface[@type='network']"):
-        source, mac = interface.find("source"), interface.find("mac")
-        if source is not None and mac is not None:
-            found.append((source.get("network", ""), mac.get("address", "").lower()))
+    for interface in tree.iterfind("devices/interface"):
+        mac, source = interface.find("mac"), interface.find("source")
+        inside = source.get("network") if source is not None and interface.get("type") == "network" else None
+        if mac is not None:
+            found.append((mac.get("address", "").lower(), inside))
     return found
 
 

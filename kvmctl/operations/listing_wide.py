@@ -7,7 +7,7 @@ import libvirt
 
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.model import xml
-from kvmctl.model.domain_view import os_name
+from kvmctl.model.domain_os import os_name
 from kvmctl.operations import addresses, processes
 
 # How long apart the two looks at a VM's CPU time are: long enough for the kernel's accounting (ticks of

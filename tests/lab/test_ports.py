@@ -402,6 +402,36 @@ module._run = run
     assert after == before
 
 
+@pytest.mark.parametrize("program", ["iptables-restore", "nft"])
+def test_a_creation_whose_ports_cannot_be_published_leaves_nothing(
+    guests: tuple[Guest, Guest], host_a: Host, tiny: images.Tiny, tmp_path: Path, program: str
+) -> None:
+    def now() -> tuple[str, str, list[str]]:
+        network = re.sub(r" connections='\d+'", "", host_a.virsh("net-dumpxml", "default").stdout)
+        ruleset = re.sub(r"packets \d+ bytes \d+", "", host_a.run(["nft", "list", "ruleset"]).stdout)
+        return ruleset, network, sorted(domain.name() for domain in host_a.conn.listAllDomains(0))
+
+    before = now()
+    argv = ["kvmctl", "create", "half", *kernel(tiny), "--net", "nat", "-p", "8098:80"]
+    script = tmp_path / "broken.py"
+    script.write_text(
+        "import runpy, sys\n"
+        "import kvmctl.operations.firewall as module\n"
+        "old = module._run\n"
+        "def run(*command, input):\n"
+        f"    if command[0] == {program!r}:\n"
+        "        module._run = old\n"
+        "        raise OSError(28, 'injected failure')\n"
+        "    return old(*command, input=input)\n"
+        "module._run = run\n"
+        f"sys.argv = {argv!r}\n"
+        "runpy.run_module('kvmctl', run_name='__main__')\n"
+    )
+    done = host_a.client([sys.executable, str(script)], env=host_a.environment(), check=False)
+    assert done.returncode == 1 and "injected failure" in done.stderr, done.stderr
+    assert now() == before
+
+
 def test_a_restart_of_the_guest_keeps_its_address_and_ports(
     guests: tuple[Guest, Guest], host_a: Host, host_b: Host
 ) -> None:
