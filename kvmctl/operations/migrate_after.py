@@ -11,7 +11,7 @@ from kvmctl.errors import KvmctlError, UsageProblem
 from kvmctl.model import migration, xml
 from kvmctl.model.metadata import Metadata, Reservation
 from kvmctl.model.migration import Note
-from kvmctl.operations import metadata, ports, reservations
+from kvmctl.operations import metadata
 from kvmctl.operations.migrate_truth import Hosts
 
 
@@ -76,6 +76,9 @@ def arrive(hosts: Hosts, autostart: bool) -> list[str]:
     if known.reservations:
         attempt("reserved addresses", lambda: _reservations(hosts, domain, known))
     if known.forwards and domain.isActive():
+        # Firewalls and networks are a third of what a migration would import, and most guests have no such port.
+        from kvmctl.operations import ports
+
         attempt("published ports", lambda: ports.reapply(hypervisor, domain))
         attempt("the source's rules for published ports", lambda: ports.tidy(hosts.hypervisor("source")))
     return warnings
@@ -87,6 +90,8 @@ def _autostart(domain: libvirt.virDomain) -> None:
 
 def _reservations(hosts: Hosts, domain: libvirt.virDomain, known: Metadata) -> list[str]:
     """Reserve the same address where the destination's network can, and give it back on the source."""
+    from kvmctl.operations import reservations
+
     kept: list[Reservation] = []
     warnings = []
     for wanted in known.reservations:

@@ -37,7 +37,7 @@ _DOMAIN = """\
     <type arch='x86_64' machine='q35'>hvm</type>
     <kernel>{tiny.kernel}</kernel>
     <initrd>{tiny.initrd}</initrd>
-    <cmdline>{tiny.cmdline} lab.noseed lab.nodhcp lab.address={address}/24</cmdline>
+    <cmdline>{tiny.cmdline} lab.noseed {cmdline} lab.address={address}/24</cmdline>
   </os>
   <features><acpi/></features>
   <cpu mode='custom' match='exact'><model>qemu64</model></cpu>
@@ -114,9 +114,16 @@ class Moving:
 
 
 def define(
-    lab: Lab, host: Host, tiny: Tiny, name: str, devices: str = "", memory: int = 256, start: bool = True
+    lab: Lab,
+    host: Host,
+    tiny: Tiny,
+    name: str,
+    devices: str = "",
+    memory: int = 256,
+    start: bool = True,
+    cmdline: str = "lab.nodhcp",
 ) -> Moving:
-    """Define and start a guest on ``host``, and its heartbeat."""
+    """Define and start a guest on ``host``, and its heartbeat. ``devices``: XML of more of them."""
     join_lans(lab)
     guest = Moving(lab, name, str(uuid.uuid4()), ADDRESS)
     text = _DOMAIN.format(
@@ -128,6 +135,7 @@ def define(
         memory=memory,
         odd=memory * 1024 + _ODD_KIB,
         devices=devices,
+        cmdline=cmdline,
     )
     domain = host.conn.defineXML(text)
     if start:
