@@ -77,9 +77,15 @@ def arrive(hosts: Hosts, autostart: bool) -> list[str]:
         attempt("reserved addresses", lambda: _reservations(hosts, domain, known))
     if known.forwards and domain.isActive():
         # Firewalls and networks are a third of what a migration would import, and most guests have no such port.
-        from kvmctl.operations import ports
+        from kvmctl.operations import forwards, ports
 
-        attempt("published ports", lambda: ports.reapply(hypervisor, domain))
+        if hypervisor.is_remote and forwards.user_netdev(domain) is None:
+            warnings.append(
+                "its published ports come into force over there by themselves where 'kvmctl host setup' has installed "
+                "libvirt's hooks, else by 'kvmctl port add' there: that host's firewall cannot be reached from here"
+            )
+        else:
+            attempt("published ports", lambda: ports.reapply(hypervisor, domain))
         attempt("the source's rules for published ports", lambda: ports.tidy(hosts.hypervisor("source")))
     return warnings
 

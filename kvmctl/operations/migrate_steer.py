@@ -20,11 +20,15 @@ Phase = Literal["disks", "memory", "post-copy"]
 
 # Parts of the promised pause that the memory may take, by how many times QEMU has gone over the memory.
 FIRST, LATER, LAST = 0.3, 0.55, 0.85
-PATIENT_ROUNDS, LAST_ROUNDS = 5, 30
+PATIENT_ROUNDS, LAST_ROUNDS = 4, 30
+# QEMU's limit is raised by no more than this: a guest that gets busy in the next moment would pay for it.
+MOST_UNDERRATED = 30.0
 # Above this QEMU slows the guest's CPUs no further (its max-cpu-throttle is 99).
 FULL_THROTTLE = 95
 # How long the guest may be slowed down to the utmost, in vain, before post-copy or giving up.
 IN_VAIN_SECONDS = 20.0
+# The parts of the timeout after which post-copy, where allowed, is what is left to do.
+PRESSING, PRESSING_AT_ONCE = 0.6, 0.7
 # What must be left of the timeout when the migration is cancelled, so that the end comes before it.
 MARGIN_SECONDS = 1.0
 
@@ -83,13 +87,15 @@ class Steer:
         self.given_up: KvmctlError | None = None
         self.last: Moment | None = None
         self._in_vain_since: float | None = None
+        # The fastest that was seen, in bytes a second.
+        self._peak = 0
 
     def first_limit(self) -> None:
         """Set QEMU's limit before the migration starts: its own is 300 ms."""
         self._limit(FIRST)
 
-    def _limit(self, part: float) -> None:
-        wanted = max(1, round(self.wish.max_downtime * 1000 * part))
+    def _limit(self, part: float, factor: float = 1.0) -> None:
+        wanted = max(1, round(self.wish.max_downtime * 1000 * part * factor))
         if wanted != self.limit_ms:
             self.domain.migrateSetMaxDowntime(wanted, 0)
             self.limit_ms = wanted
@@ -105,6 +111,8 @@ class Steer:
         now = read(stats, self.postcopy)
         self.last = now
         self.throttled = self.throttled or now.throttle_percent > 0
+        if now.phase == "memory":
+            self._peak = max(self._peak, now.bytes_per_second or 0)
         self.tell(now)
         if self.postcopy or now.iteration == 0:
             return
@@ -119,9 +127,25 @@ class Steer:
 
     def _grow(self, now: Moment) -> None:
         if now.throttle_percent >= FULL_THROTTLE or now.iteration >= LAST_ROUNDS:
-            self._limit(LAST)
+            part = LAST
         elif now.iteration >= PATIENT_ROUNDS:
-            self._limit(LATER)
+            part = LATER
+        else:
+            return
+        self._limit(part, self._underrated(now, part))
+
+    def _underrated(self, now: Moment, part: float) -> float:
+        """By how much QEMU takes the link for slower than it is, where that alone keeps it from finishing.
+
+        It reckons with what it sent in the last tenth of a second. Of a guest that changes little that is little,
+        and so it would go round and round over a rest that takes a moment to send. Where the rest fits into this
+        part of the promise at the speed that was seen before, QEMU's limit is raised by as much as it is wrong.
+        """
+        if not now.bytes_per_second or now.bytes_per_second >= self._peak:
+            return 1.0
+        if now.remaining_bytes > self._peak * self.wish.max_downtime * part:
+            return 1.0
+        return min(self._peak / now.bytes_per_second, MOST_UNDERRATED)
 
     def _in_vain(self, now: Moment) -> bool:
         """Whether all that slows the guest down has not helped for long enough, or time presses."""
@@ -130,7 +154,9 @@ class Steer:
             self._in_vain_since = self._in_vain_since or clock
             return clock - self._in_vain_since > IN_VAIN_SECONDS
         if self.wish.timeout is not None and self.wish.postcopy == "auto":
-            return now.iteration >= 3 and clock - self.began > self.wish.timeout * 0.6
+            # Better when all of the memory has been sent once; on a slow link that may take longer than there is time.
+            spent = (clock - self.began) / self.wish.timeout
+            return spent > PRESSING_AT_ONCE or (now.iteration >= 3 and spent > PRESSING)
         return False
 
     def _switch(self) -> None:

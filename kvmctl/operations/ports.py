@@ -175,6 +175,10 @@ def add(hypervisor: Hypervisor, plan: Plan) -> list[dict[str, Any]]:
                 with firewall.locked():
                     _add_nat(hypervisor, plan, undo)
             undo.keep()
+    elif plan.way.kind != "user" and plan.domain.isActive():
+        # Known, but perhaps not in force: the guest may have come from another host, or the firewall been flushed.
+        with translated(hypervisor.uri):
+            publish(hypervisor, plan.domain, metadata.read(plan.domain).forwards)
     return [row for row in rows(hypervisor, plan.vm) if _named(row, plan.forwards)]
 
 

@@ -76,6 +76,9 @@ mount -t tmpfs -o mode=755 tmpfs /srv
 mkdir {shared}
 mount --bind {root}/shared {shared}
 {binds}
+# In memory, as /run is: libvirt waits for the disk each time it writes down what state a guest is in.
+mkdir -p /run/libvirt/qemu
+mount -t tmpfs -o mode=755 tmpfs /run/libvirt/qemu
 mount --bind {root}/hosts /etc/hosts
 hostname {name}
 exec {python} {here}/host_init.py {folder}/up

@@ -71,6 +71,30 @@ def test_the_limit_begins_below_the_promise_and_never_passes_it() -> None:
     assert domain.limits[0] < 15 and domain.limits == sorted(set(domain.limits)) and domain.limits[-1] <= 30
 
 
+def test_a_link_that_qemu_takes_for_slow_does_not_keep_it_from_finishing() -> None:
+    """The rest would be sent in 4 ms at the speed of before; QEMU reckons with a hundredth of that."""
+    domain = Domain(memory_bps=200 * 2**20, data_remaining=50 * 2**20)
+    made, _ = steer(domain, max_downtime=0.03)
+    made.tick()
+    assert domain.limits == []
+    domain.stats.update(memory_iteration=8, memory_bps=20 * 2**20, data_remaining=800 * 2**10)
+    made.tick()
+    # 16 ms at a tenth of the speed.
+    assert domain.limits == [165]
+    domain.stats.update(memory_bps=2**10)
+    made.tick()
+    assert domain.limits[-1] == round(30 * migrate_steer.LATER * migrate_steer.MOST_UNDERRATED)
+
+
+def test_a_rest_too_large_for_the_promise_is_not_let_through() -> None:
+    domain = Domain(memory_bps=200 * 2**20)
+    made, _ = steer(domain, max_downtime=0.03)
+    made.tick()
+    domain.stats.update(memory_iteration=8, memory_bps=20 * 2**20, data_remaining=8 * 2**20)
+    made.tick()
+    assert domain.limits == [round(30 * migrate_steer.LATER)]
+
+
 def test_gives_up_before_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr("kvmctl.operations.migrate_steer.time.monotonic", lambda: clock[0])
@@ -120,3 +144,17 @@ def test_after_the_switch_no_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     made.tick()
     clock[0] += 100
     made.tick()
+
+
+def test_post_copy_before_the_time_is_up_on_a_slow_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even one round was sent in most of the time that there is."""
+    clock = [100.0]
+    monkeypatch.setattr("kvmctl.operations.migrate_steer.time.monotonic", lambda: clock[0])
+    domain = Domain(memory_iteration=1)
+    made, _ = steer(domain, postcopy="auto", timeout=10.0)
+    clock[0] += 6.5
+    made.tick()
+    assert domain.postcopy == 0
+    clock[0] += 1
+    made.tick()
+    assert domain.postcopy == 1
