@@ -234,7 +234,7 @@ def _fill_root(root: Path, kernel: Path, modules: list[str], work: Path) -> None
         ("openssh-sftp-server", "usr/lib/openssh/sftp-server"),
     ):
         unpacked = unpack(package, work / package)
-        _add_program(root, unpacked / program, f"/{program}")
+        add_program(root, unpacked / program, f"/{program}")
 
 
 def add_modules(target: Path, kernel: Path, wanted: list[str]) -> None:
@@ -262,7 +262,7 @@ def add_modules(target: Path, kernel: Path, wanted: list[str]) -> None:
     (target / "order").write_text("".join(f"{name}\n" for name in order))
 
 
-def _add_program(root: Path, program: Path, place: str) -> None:
+def add_program(root: Path, program: Path, place: str) -> None:
     """Copy a program and the libraries that the machine's own loader finds for it."""
     target = root / place.lstrip("/")
     target.parent.mkdir(parents=True, exist_ok=True)
