@@ -20,8 +20,9 @@ _HOST_MODULES = [
     # ext4 asks for its checksum by an alias, which insmod does not follow.
     *("crc32c_generic", "ext4"),
     *("vfio-pci", "vfio_iommu_type1", "e1000", "e1000e", "nvme", "xhci-pci", "usb-storage", "sd_mod", "tun"),
+    "vhost_vsock",
 ]
-_GUEST_MODULES = ["e1000e", "e1000", "nvme", "xhci-pci", "usb-storage", "sd_mod"]
+_GUEST_MODULES = ["e1000e", "e1000", "nvme", "xhci-pci", "usb-storage", "sd_mod", "vmw_vsock_virtio_transport"]
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,19 @@ def passthrough() -> Images:
             unpacked = images.unpack(kernel, work / "kernel")
             (folder / "vmlinux").write_bytes(_decompressed(next((unpacked / "boot").glob("vmlinuz-*")).read_bytes()))
             agent = images.unpack("qemu-guest-agent", work / "agent") / "usr/sbin/qemu-ga"
-            _initramfs(work / "host", unpacked, _HOST_MODULES, scripts[0], [scripts[1], agent], folder / "host")
-            _initramfs(work / "guest", unpacked, _GUEST_MODULES, scripts[2], [], folder / "guest")
+            host, guest = work / "host", work / "guest"
+            _fill(host, unpacked, _HOST_MODULES, scripts[0], [scripts[1], agent])
+            images.pack(host, folder / "host")
+            _fill(guest, unpacked, _GUEST_MODULES, scripts[2])
+            images.add_program(guest, Path("/usr/bin/socat"), "/usr/bin/socat")
+            images.pack(guest, folder / "guest")
 
     made = images.kept("passthrough", [kernel, *(path.read_bytes() for path in recipe)], build)
     return Images(made / "vmlinux", made / "host", made / "guest")
 
 
-def _initramfs(root: Path, kernel: Path, modules: list[str], init: Path, carries: Sequence[Path], target: Path) -> None:
+def _fill(root: Path, kernel: Path, modules: list[str], init: Path, carries: Sequence[Path] = ()) -> None:
+    """An initramfs: busybox, these modules in the order in which they load, and in /lab what it carries."""
     for folder in ("bin", "dev", "lab", "modules"):
         (root / folder).mkdir(parents=True)
     shutil.copy("/bin/busybox", root / "bin/busybox")
@@ -63,7 +69,6 @@ def _initramfs(root: Path, kernel: Path, modules: list[str], init: Path, carries
         shutil.copy(path, root / "lab")
     for program in (root / "init", *(root / "lab").iterdir()):
         program.chmod(0o755)
-    images.pack(root, target)
 
 
 def _decompressed(image: bytes) -> bytes:
