@@ -84,6 +84,7 @@ class WithMaximum(click.ParamType):
 @click.option("--profile", type=click.Choice(("linux", "windows", "generic")), help="What suits this kind of guest.")
 @click.option("--os", "os_id", metavar="ID", help="The guest's operating system, like debian12 or win11.")
 @click.option("--graphics", type=click.Choice(("none", "vnc", "spice")), help="The screen (vnc on loopback).")
+@click.option("--video", metavar="MODEL", help="virtio, vga, qxl, bochs, cirrus, ramfb …: what the host has.")
 @click.option(
     "--graphics-listen", metavar="ADDR", help="Where the screen is served; one that others reach needs a password."
 )

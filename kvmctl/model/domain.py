@@ -58,6 +58,7 @@ class DomainSpec:
     graphics: Literal["none", "vnc", "spice"] = "vnc"
     graphics_listen: str = screen.LOOPBACK
     graphics_tls: bool = False
+    video: str | None = None
     graphics_password: str | None = field(default=None, repr=False)
     extras: tuple[ExtraDevice, ...] = ()
     sound: bool = False
@@ -144,7 +145,7 @@ def _devices(spec: DomainSpec) -> xml.Element:
         devices.append(
             screen.graphics_element(spec.graphics, spec.graphics_listen, spec.graphics_password, tls=spec.graphics_tls)
         )
-        devices.append(screen.video_element(defaults.video))
+        devices.append(screen.video_element(spec.video or defaults.video))
         devices.append(tablet_element())
         if spec.graphics == "spice":
             devices.append(screen.spice_channel_element())

@@ -56,6 +56,7 @@ class Spec:
     profile: str | None = None
     os: str | None = None
     graphics: str | None = None
+    video: str | None = None
     sound: bool | None = None
     devices: tuple[str, ...] | None = None
     user: str | None = None
@@ -294,6 +295,7 @@ def _devices(value: Any) -> tuple[str, ...]:
 _AMOUNTS = {"vcpus": "count", "memory": "size"}
 _READ: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("image", "cdrom", "kernel", "initrd", "cmdline", "import", "cpu", "machine", "arch", "os"), _text),
+    "video": _text,
     **dict.fromkeys(("user", "password_file", "user_data", "hostname"), _text),
     **dict.fromkeys(("pxe", "tpm", "sound", "autostart", "start", "seed"), _switch),
     "name": _name,

@@ -116,6 +116,7 @@ def _plain(spec: Spec, seen: Seen) -> Iterable[Difference]:
         ("firmware", view.firmware, spec.firmware),
         ("tpm", seen.tpm, spec.tpm),
         ("graphics", seen.graphics, spec.graphics),
+        ("video", seen.video, spec.video),
         ("sound", seen.sound, spec.sound),
         ("os", seen.os, spec.os if seen.os is not None else None),
         ("user", seen.user, spec.user if seen.user is not None else None),

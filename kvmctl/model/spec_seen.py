@@ -76,6 +76,7 @@ class Seen:
     seeded: bool
     beyond: tuple[str, ...]
     devices: tuple[str, ...] = ()
+    video: str | None = None
     autostart: bool = False
     running: bool = False
 
@@ -106,6 +107,7 @@ def read(domain: xml.Element) -> Seen:
         os=os_name(domain) if domain.find(f"metadata/{{{_OSINFO}}}libosinfo") is not None else None,
         seeded=any(volume.role == "seed" for volume in remembered.volumes),
         beyond=tuple(_beyond(domain)),
+        video=next((m.get("type") for m in domain.iterfind("devices/video/model")), None),
         devices=tuple(text for device in extras.chosen(domain) if (text := extras.text_of(device)) is not None),
     )
 

@@ -70,6 +70,7 @@ def from_options(name: str, given: Mapping[str, Any]) -> Request:
         os=given.get("os_id"),
         graphics=given.get("graphics") or "vnc",
         graphics_listen=given.get("graphics_listen"),
+        video=given.get("video"),
         graphics_tls=bool(given.get("graphics_tls")),
         graphics_password=_secret(given.get("graphics_password_file")),
         devices=tuple(parse_device(text, given.get("arch") or "x86_64") for text in given.get("devices", ())),

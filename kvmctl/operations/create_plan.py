@@ -137,6 +137,7 @@ def plan(hypervisor: Hypervisor, request: Request, progress: Progress | None = N
         graphics=request.graphics,
         graphics_listen=request.graphics_listen or LOOPBACK,
         graphics_tls=request.graphics_tls,
+        video=request.video,
         graphics_password=request.graphics_password,
         extras=request.devices,
         sound=request.sound,
@@ -241,6 +242,10 @@ def _check_limits(capabilities: xml.Element, request: Request) -> None:
         offered = [v.text for v in capabilities.iterfind("os/enum[@name='firmware']/value")]
         if "efi" not in offered:
             raise Refused("that host has no UEFI firmware for guests", "install the package ovmf (or edk2-ovmf) there")
+    if request.video is not None:
+        models = [v.text or "" for v in capabilities.iterfind("devices/video/enum[@name='modelType']/value")]
+        if request.video not in models:
+            raise UsageProblem(f"no video {request.video[:40]!a} on that host", f"one of {', '.join(models)}")
     if request.tpm and capabilities.find("devices/tpm[@supported='yes']") is None:
         raise Refused("that host cannot emulate a TPM", "install the packages swtpm and swtpm-tools there")
 

@@ -51,6 +51,7 @@ class Request:
     os: str | None = None
     graphics: Literal["none", "vnc", "spice"] = "vnc"
     graphics_listen: str | None = None
+    video: str | None = None
     graphics_tls: bool = False
     graphics_password: str | None = field(default=None, repr=False)
     devices: tuple[ExtraDevice, ...] = ()
@@ -93,6 +94,8 @@ def check(request: Request) -> None:
         raise UsageProblem(f"{human_size(memory)} of memory is less than any guest can start with", "give at least 16M")
     if request.user_data is not None and (request.user or request.password_hash or request.ssh_keys):
         raise UsageProblem("--user-data is the whole user-data: --user, --ssh-key and --password-file belong into it")
+    if request.video is not None and request.graphics == "none":
+        raise UsageProblem("--video goes with --graphics vnc or spice")
     if request.pxe and request.nics == ():
         raise UsageProblem("--pxe needs a network card", "leave out --net none")
     if request.forwards and request.nics == ():

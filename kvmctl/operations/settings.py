@@ -12,7 +12,7 @@ from typing import Any, Literal
 import libvirt
 
 from kvmctl.connection import Hypervisor, translated
-from kvmctl.errors import Conflict, Refused, UsageProblem
+from kvmctl.errors import Conflict, KvmctlError, Refused, UsageProblem
 from kvmctl.model import domain_view, tuning, xml
 from kvmctl.model.domain_view import DomainView
 from kvmctl.model.names import harmless
@@ -227,9 +227,16 @@ def _check_most_vcpus(look: _Look, wanted: int) -> None:
 def _vcpu_change(look: _Look, wanted: int, before: int, flag: int, where: str) -> Change:
     return Change(
         f"{wanted} vCPU{'s' if wanted != 1 else ''} {where}",
-        lambda: look.domain.setVcpusFlags(wanted, flag),
+        lambda: _set_vcpus(look.domain, wanted, flag),
         lambda: look.domain.setVcpusFlags(before, flag),
     )
+
+
+def _set_vcpus(domain: libvirt.virDomain, wanted: int, flag: int) -> None:
+    domain.setVcpusFlags(wanted, flag)
+    if domain.vcpusFlags(flag) != wanted:
+        where = "the running VM" if flag == LIVE else "the definition"
+        raise KvmctlError(f"{where} did not take {wanted} vCPUs though libvirt reported no error")
 
 
 def _set_vcpu_room(domain: libvirt.virDomain, now: int, room: int, before: int) -> None:

@@ -338,4 +338,10 @@ def _net_limits(domain: libvirt.virDomain, name: str, wanted: Tuning, tree: xml.
 
 
 def _net_limiter(domain: libvirt.virDomain, mac: str, values: dict[str, int], flag: int) -> Callable[[], object]:
-    return lambda: domain.setInterfaceParameters(mac, values, flag)
+    def make() -> None:
+        domain.setInterfaceParameters(mac, values, flag)
+        now: dict[str, Any] = domain.interfaceParameters(mac, flag)
+        if any(now.get(key) != value for key, value in values.items()):
+            raise KvmctlError(f"the limits of {mac} did not take {_where(flag)} though libvirt reported no error")
+
+    return make

@@ -48,6 +48,7 @@ def export(hypervisor: Hypervisor, name: str) -> tuple[dict[str, Any], list[str]
         tpm=seen.tpm or None,
         profile=seen.profile,
         graphics=_graphics(seen, missing),
+        video=seen.video if seen.graphics != "none" else None,
         sound=seen.sound or None,
         devices=seen.devices or None,
         user=seen.user,

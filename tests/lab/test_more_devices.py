@@ -23,11 +23,14 @@ def test_devices_by_flags(
     create = [
         *("create", "many", "--kernel", str(tiny.kernel), "--initrd", str(tiny.initrd), "--cmdline", tiny.cmdline),
         *("--memory", "256M", "--vcpus", "1", "--net", "none", "-q", "--graphics", "vnc", "--sound"),
+        *("--video", "bochs"),
     ]
     devices = ("watchdog,action=pause", "panic", "parallel", "serial", f"share={host_a.shared}:data,readonly")
     (tmp_path / "secret").write_text("opensesa\nmore\n")
     flags = [part for device in devices for part in ("--device", device)]
 
+    unknown = host_a.kvmctl(*create, "--video", "voodoo", "--dry-run", check=False)
+    assert (unknown.returncode, "no video 'voodoo'" in unknown.stderr) == (2, True)
     open_to_all = host_a.kvmctl(*create, "--graphics-listen", "0.0.0.0", "--dry-run", check=False)
     assert open_to_all.returncode == 2
     assert "could be used by anybody" in open_to_all.stderr
@@ -40,6 +43,7 @@ def test_devices_by_flags(
         assert wanted in live
     for wanted in ("<filesystem type='mount'", "listen='0.0.0.0'", "passwd='opensesa'", "<sound model='ich9'"):
         assert wanted in live
+    assert "<model type='bochs'" in live
     guest = console(host_a, "many").ready()
     # 9 is the 9P transport's id in the virtio specification; 25ab is the i6300ESB's PCI id.
     assert guest.run("cat /sys/bus/virtio/devices/*/device | grep -c 0x0009") == "1"

@@ -1,14 +1,16 @@
-"""Guests of other kinds that Debian packages: GRUB's rescue CD, memtest86+, and Debian's installer by PXE."""
+"""Guests of other kinds: GRUB's rescue CD, memtest86+, Debian's installer, Debian on other architectures."""
 
+import io
 import re
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pycdlib
 import pytest
 
-from tests.lab import images
+from tests.lab import foreign_images, images
 from tests.lab.guest import Guest
 from tests.lab.hosts import Host
 from tests.lab.lab import Lab
@@ -104,49 +106,62 @@ def test_a_32_bit_guest_boots(host_a: Host) -> None:
 
 
 @pytest.mark.full
-def test_an_arm64_debian_kernel_boots_with_uefi(host_a: Host, console: Callable[[Host, str], Guest]) -> None:
-    if shutil.which("qemu-system-aarch64") is None or not Path("/usr/share/AAVMF/AAVMF_CODE.fd").exists():
+@pytest.mark.parametrize(
+    ("arch", "machine", "serial", "told"),
+    [("i686", "i386", "ttyS0", r"i386 on i686"), ("aarch64", "arm64", "ttyAMA0", r"arm64 on aarch64")],
+)
+def test_a_debian_of_another_architecture_boots(
+    lab: Lab, host_a: Host, console: Callable[[Host, str], Guest], arch: str, machine: str, serial: str, told: str
+) -> None:
+    if arch == "aarch64" and (
+        shutil.which("qemu-system-aarch64") is None or not Path("/usr/share/AAVMF/AAVMF_CODE.fd").exists()
+    ):
         pytest.skip("qemu-system-arm and qemu-efi-aarch64 are not installed")
-    files = images.kept("arm64", [_ARM_INIT], _build_arm64)
+    system = foreign_images.debian(machine)
+    disk = lab.shared / "other.raw"
+    try:
+        shutil.copy(system.disk, disk)
+        host_a.kvmctl(
+            *("create", "other", "--arch", arch, "--kernel", str(system.kernel), "--initrd", str(system.initrd)),
+            *("--cmdline", f"console={serial}", "--import", f"{host_a.shared}/other.raw", "--memory", "512M"),
+            *("--vcpus", "1", "--net", "none", "--graphics", "none", "-q"),
+        )
+        console(host_a, "other").expect(rf"inside Debian 12\S* {told}", timeout=900)
+        info = host_a.kvmctl("info", "other", "-o", "json").json()
+        assert (info["arch"], info["firmware"]) == (arch, "uefi" if arch == "aarch64" else "bios")
+        host_a.kvmctl("delete", "other", "-y")
+    finally:
+        disk.unlink(missing_ok=True)
+
+
+def _installer_iso(target: Path) -> None:
+    """A CD of Debian's installer: its netboot kernel and initramfs behind ISOLINUX."""
+    text = _package("debian-installer-12-netboot-amd64") / "usr/lib/debian-installer/images/12/amd64/text"
+    installer = text / "debian-installer/amd64"
+    loader = _package("isolinux") / "usr/lib/ISOLINUX/isolinux.bin"
+    disc = pycdlib.PyCdlib()
+    disc.new(interchange_level=3, vol_ident="INSTALLER")
+    disc.add_directory("/ISOLINUX")
+    files = {
+        "ISOLINUX.BIN": loader.read_bytes(),
+        "LDLINUX.C32": (installer / "boot-screens/ldlinux.c32").read_bytes(),
+        "ISOLINUX.CFG": LOADER.replace("debian-installer/amd64/", "").encode(),
+        "LINUX": (installer / "linux").read_bytes(),
+        "INITRD.GZ": (installer / "initrd.gz").read_bytes(),
+    }
+    for name, content in files.items():
+        disc.add_fp(io.BytesIO(content), len(content), f"/ISOLINUX/{name};1")
+    disc.add_eltorito("/ISOLINUX/ISOLINUX.BIN;1", "/ISOLINUX/BOOT.CAT;1", boot_load_size=4, boot_info_table=True)
+    disc.write(str(target))
+    disc.close()
+
+
+@pytest.mark.full
+def test_debians_installer_boots_from_a_cd(host_a: Host, console: Callable[[Host, str], Guest], tmp_path: Path) -> None:
+    _installer_iso(tmp_path / "installer.iso")
     host_a.kvmctl(
-        *("create", "arm", "--arch", "aarch64", "--kernel", str(files / "vmlinuz"), "--initrd", str(files / "initrd")),
-        *("--cmdline", "console=ttyAMA0", "--memory", "512M", "--vcpus", "1", "--net", "none", "--graphics", "none"),
-        "-q",
+        *("create", "cd", "--cdrom", str(tmp_path / "installer.iso"), "--disk", "1G", "--os", "debian12", "-q"),
+        *("--memory", "1G", "--vcpus", "1", "--net", "none"),
     )
-    console(host_a, "arm").expect(r"inside aarch64", timeout=600)
-    info = host_a.kvmctl("info", "arm", "-o", "json").json()
-    assert (info["arch"], info["firmware"]) == ("aarch64", "uefi")
-    host_a.kvmctl("delete", "arm", "-y")
-
-
-_ARM_INIT = """#!/bin/busybox sh
-/bin/busybox mount -t devtmpfs d /dev
-while :; do echo "inside $(/bin/busybox uname -m)"; /bin/busybox sleep 1; done
-"""
-
-
-def _build_arm64(folder: Path) -> None:
-    """Debian's arm64 kernel and busybox, from lists and a cache of their own: this machine's apt stays as it is."""
-    (folder / "lists/partial").mkdir(parents=True)
-    apt = ["-o", "APT::Architecture=arm64", "-o", "APT::Architectures::=arm64", "-o", "APT::Sandbox::User=root"]
-    apt += ["-o", f"Dir::State::lists={folder}/lists", "-o", f"Dir::Cache={folder}/cache"]
-    apt += ["-o", "Dir::State::status=/dev/null"]
-    run(["apt-get", "-q", *apt, "update"], timeout=300)
-    depends = run(["apt-cache", *apt, "depends", "--important", "linux-image-arm64"]).stdout
-    kernel = re.search(r"Depends: (linux-image-[0-9]\S*)", depends)
-    assert kernel is not None, depends
-    run(["apt-get", *apt, "download", f"{kernel[1]}:arm64", "busybox-static:arm64"], cwd=str(folder), timeout=600)
-    for archive in folder.glob("*.deb"):
-        run(["dpkg-deb", "-x", str(archive), str(folder / "files")])
-        archive.unlink()
-    root = folder / "root"
-    for name in ("bin", "dev"):
-        (root / name).mkdir(parents=True)
-    shutil.copy(folder / "files/bin/busybox", root / "bin")
-    run(["mknod", "-m", "600", str(root / "dev/console"), "c", "5", "1"])
-    (root / "init").write_text(_ARM_INIT)
-    (root / "init").chmod(0o755)
-    images.pack(root, folder / "initrd")
-    shutil.copy(next((folder / "files/boot").glob("vmlinuz-*")), folder / "vmlinuz")
-    for name in ("files", "lists", "cache", "root"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    console(host_a, "cd").expect(r"Choose language|Select a language|English", timeout=900)
+    host_a.kvmctl("delete", "cd", "-y")

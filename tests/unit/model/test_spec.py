@@ -35,6 +35,7 @@ FULL: dict[str, Any] = {
     "profile": "windows",
     "os": "win11",
     "graphics": "spice",
+    "video": "qxl",
     "sound": False,
     "devices": ["watchdog", "share=/srv:data"],
     "user": "admin",

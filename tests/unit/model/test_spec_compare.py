@@ -91,6 +91,7 @@ ANEW: list[tuple[dict[str, Any], str]] = [
     ({"tpm": False}, "tpm"),
     ({"graphics": "none"}, "graphics"),
     ({"sound": False}, "sound"),
+    ({"video": "cirrus"}, "video"),
     ({"devices": ["vsock"]}, "devices"),
     ({"profile": "windows"}, "profile"),
     ({"pxe": True}, "pxe"),
