@@ -20,9 +20,8 @@ _HOST_MODULES = [
     # ext4 asks for its checksum by an alias, which insmod does not follow.
     *("crc32c_generic", "ext4"),
     *("vfio-pci", "vfio_iommu_type1", "e1000", "e1000e", "nvme", "xhci-pci", "usb-storage", "sd_mod", "tun"),
-    "vhost_vsock",
 ]
-_GUEST_MODULES = ["e1000e", "e1000", "nvme", "xhci-pci", "usb-storage", "sd_mod", "vmw_vsock_virtio_transport"]
+_GUEST_MODULES = ["e1000e", "e1000", "nvme", "xhci-pci", "usb-storage", "sd_mod"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,6 @@ def passthrough() -> Images:
             _fill(host, unpacked, _HOST_MODULES, scripts[0], [scripts[1], agent])
             images.pack(host, folder / "host")
             _fill(guest, unpacked, _GUEST_MODULES, scripts[2])
-            images.add_program(guest, Path("/usr/bin/socat"), "/usr/bin/socat")
             images.pack(guest, folder / "guest")
 
     made = images.kept("passthrough", [kernel, *(path.read_bytes() for path in recipe)], build)

@@ -77,13 +77,9 @@ def test_devices_go_into_a_guest(outer: PassthroughHost, inner: str) -> None:
     outer.kvmctl("pci", "attach", inner, "01:01.0", "--group")
     taken = outer.kvmctl("pci", "attach", inner, "1b36:0010", "-o", "json").json()["devices"]
     assert taken == [outer.nvmes[0]]
-    # The test machine's own kernel may have no vsock for guests; this host's has.
-    outer.kvmctl("device", "attach", inner, "vsock")
     outer.kvmctl("start", inner, timeout=600)
     seen = outer.wait_inside(inner, r"pci=4 nvme=1 .* nics= (.*) END")
     assert sorted(seen[1].split()) == sorted([outer.macs[outer.nics[0]], *PAIR.values()])
-    (vsock,) = [r for r in outer.kvmctl("device", "list", inner, "-o", "json").json() if r["kind"] == "vsock"]
-    assert outer.shell(f"socat -u VSOCK-CONNECT:{vsock['detail'].removeprefix('cid ')}:5000 -").startswith("MemTotal:")
     all_of_them = {outer.nics[0], *PAIR, *taken}
     assert outer.drivers(all_of_them) == {"vfio-pci"}
     assert {address for address, row in outer.pci().items() if row["used_by"] == [inner]} == all_of_them
