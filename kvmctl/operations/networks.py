@@ -208,9 +208,10 @@ def _check_new_bridge(
         if what.bridge == bridge and what.mode in model.OWN_BRIDGE:
             raise Conflict(f"the bridge {bridge} is the network {what.name!r}'s", "choose another --bridge")
     if host is not None and bridge in host.links:
+        on_that = f", or use --mode bridge --bridge {bridge} to put guests on that one"
         raise Conflict(
             f"the host has an interface {bridge} already, and this network makes a bridge of its own",
-            f"choose another --bridge, or use --mode bridge --bridge {bridge} to put guests on that one",
+            "choose another --bridge" + (on_that if host.links[bridge].kind == "bridge" else ""),
         )
 
 
