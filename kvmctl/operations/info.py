@@ -11,6 +11,7 @@ from kvmctl.model import domain_view, xml
 from kvmctl.model.domain_view import DomainView
 from kvmctl.model.snapshot import shown
 from kvmctl.operations import addresses, listing, listing_wide
+from kvmctl.operations.cpu_use import Meter
 from kvmctl.preflight import dependents
 
 
@@ -37,7 +38,8 @@ def info(hypervisor: Hypervisor, name: str, *, sample: bool = True) -> dict[str,
         row = listing.base(domain, values, autostart=bool(domain.autostart()), persistent=bool(domain.isPersistent()))
         managed_save = bool(domain.isPersistent() and domain.hasManagedSaveImage(0))
     known = addresses.by_mac(domain) if row["id"] is not None else {}
-    listing_wide.widen(hypervisor, [(domain, row)], known, sample=sample)
+    meter = Meter(hypervisor, [row["uuid"]] if row["id"] is not None else [], sample=sample)
+    listing_wide.widen(hypervisor, [(domain, row)], meter, known)
     row.update(
         {
             "title": seen.title,

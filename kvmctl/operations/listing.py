@@ -35,9 +35,13 @@ def listing(
         found = _chosen(hypervisor, found, patterns)
     rows = [row for _, row in found]
     if wide:
+        from kvmctl.operations import cpu_use
+
+        # Before the rest is loaded: the measurement takes its time anyway.
+        meter = cpu_use.Meter(hypervisor, [row["uuid"] for row in rows if row["id"] is not None])
         from kvmctl.operations import listing_wide
 
-        listing_wide.widen(hypervisor, found)
+        listing_wide.widen(hypervisor, found, meter)
     return rows
 
 

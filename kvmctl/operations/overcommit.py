@@ -12,7 +12,7 @@ import libvirt
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.model.state import ACTIVE, word
 from kvmctl.model.units import human_size
-from kvmctl.operations import listing_wide
+from kvmctl.operations import cpu_use
 from kvmctl.operations.host_info import HostMemory, memory
 from kvmctl.preflight.host_root import Root
 
@@ -100,12 +100,12 @@ def _ratio(part: int, whole: int) -> float:
 
 
 def look(hypervisor: Hypervisor) -> Overcommit:
-    """Look at all guests at once and at the host; takes listing_wide.SAMPLE_SECONDS, for the use of CPUs."""
+    """Look at all guests at once and at the host; takes cpu_use.SAMPLE_SECONDS, for the use of CPUs."""
     host_before = _host_cpu(hypervisor)
-    before = listing_wide.cpu_times(hypervisor)
-    time.sleep(listing_wide.SAMPLE_SECONDS)
+    before = cpu_use.times(hypervisor)
+    time.sleep(cpu_use.SAMPLE_SECONDS)
     host_after = _host_cpu(hypervisor)
-    use = listing_wide.percent(before, listing_wide.cpu_times(hypervisor))
+    use = cpu_use.percent(before, cpu_use.times(hypervisor))
     wanted = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_VCPU | libvirt.VIR_DOMAIN_STATS_BALLOON
     with translated(hypervisor.uri):
         stats = hypervisor.conn.getAllDomainStats(wanted, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT)

@@ -165,6 +165,30 @@ def test_the_map_shows_who_is_where(host_a: Host, tiny: images.Tiny) -> None:
     host_a.kvmctl("delete", "--yes", "seen")
 
 
+def test_addresses_are_found_by_lease_and_by_arp_alone(
+    host_a: Host, host_b: Host, tiny: images.Tiny, console: Console
+) -> None:
+    host_a.start_default_network()
+    own = f"{host_a.subnet}.251"
+    host_a.kvmctl("create", "still", *boot(tiny, f"lab.noagent lab.nodhcp lab.address={own}/24"), "--net", "nat")
+    host_a.kvmctl("create", "leased", *boot(tiny, "lab.noagent"), "--net", "nat")
+    still, leased = console(host_a, "still"), console(host_a, "leased")
+    expected = {"leased": [leased.address()], "still": [still.address()]}
+    # Whoever has not been spoken to is in nobody's table.
+    host_a.client(["ping", "-c5", "-W10", own])
+
+    def listed(host: Host, *options: str) -> dict[str, list[str]]:
+        rows = host.kvmctl(*options, "list", "--wide", "-o", "json").json()
+        return {row["name"]: row["ips"] for row in rows if row["name"] in expected}
+
+    assert listed(host_a) == expected
+    # From another machine libvirt is asked for what is read here from the kernel.
+    assert listed(host_b, "-c", host_a.tcp_uri) == expected
+    for name, ips in expected.items():
+        assert host_a.kvmctl("info", name, "-o", "json").json()["ips"] == ips
+    host_a.kvmctl("delete", "--yes", *expected)
+
+
 def test_isolated_networks_do_not_see_each_other(host_a: Host, tiny: images.Tiny, console: Console) -> None:
     for name in ("iso1", "iso2"):
         host_a.kvmctl("net", "create", name, "--mode", "isolated")
