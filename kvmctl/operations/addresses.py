@@ -29,7 +29,22 @@ def by_mac(domain: libvirt.virDomain, sources: tuple[str, ...] = ("lease", "agen
     A source that does not answer (no agent, no lease) is as one that knows nothing. Where the agent
     answers, what only the lease or ARP remembers of the same NIC is left out: the guest knows best.
     """
-    return _merged({name: _ask(domain, number) for name, number in SOURCES if name in sources})
+    answers = {name: _ask(domain, number) for name, number in SOURCES if name in sources and name != "arp"}
+    if "arp" in sources:
+        answers["arp"] = _arp(domain)
+    return _merged(answers)
+
+
+def _arp(domain: libvirt.virDomain) -> dict[str, list[str]]:
+    """From the kernel itself where that is this machine's: some libvirt fail to read its table ("wrong nlmsg len")."""
+    neighbours = _neighbours(Hypervisor(domain.connect()))
+    if neighbours is None:
+        return _ask(domain, libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP)
+    try:
+        own = macs(xml.parse(domain.XMLDesc(0), "domain", "domain"))
+    except libvirt.libvirtError:
+        return {}
+    return {mac: neighbours[mac] for mac in own if mac in neighbours}
 
 
 def of_many(
