@@ -5,6 +5,7 @@ libvirt's own figure of the finished job (VIR_DOMAIN_JOB_DOWNTIME) for both; the
 """
 
 import argparse
+import compileall
 import json
 import os
 import statistics
@@ -16,7 +17,7 @@ from typing import Any
 import libvirt
 
 from tests.lab import images
-from tests.lab.hosts import Host
+from tests.lab.hosts import REPOSITORY, Host
 from tests.lab.lab import Lab
 from tests.lab.moving import Moving, Witness, define, dirty
 
@@ -99,6 +100,8 @@ def main() -> None:
     parser.add_argument("--case", choices=CASES, action="append", help="only this one; may be given again")
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures there, too")
     options = parser.parse_args()
+    # As pip does when it installs.
+    compileall.compile_dir(REPOSITORY / "kvmctl", quiet=1)
     with Lab(f"bm{os.getpid()}") as lab:
         found = [case(lab, name, options.rounds, *CASES[name]) for name in options.case or CASES]
     sys.stdout.write(
