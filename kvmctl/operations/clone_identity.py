@@ -16,12 +16,12 @@ from kvmctl.operations.clone_plan import Copy, Plan
 from kvmctl.operations.exec import output_of
 from kvmctl.operations.seed import hostname_for
 
-# An agent that answered in the source answers in the copy within a second or two, even emulated.
-AGENT_SECONDS = 20.0
+# An agent that answered in the source answers in the copy within a second or two; emulated on a busy machine later.
+AGENT_SECONDS = 45.0
 # New host keys on an emulated CPU take some seconds.
 SCRIPT_SECONDS = 120.0
 # A guest lets go of a card within a second; one that does not listen to the request never will.
-UNPLUG_SECONDS = 15.0
+UNPLUG_SECONDS = 30.0
 
 
 def give(hypervisor: Hypervisor, plan: Plan, copy: Copy) -> list[str]:

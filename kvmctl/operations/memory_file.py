@@ -21,6 +21,8 @@ from kvmctl.operations.volume_reader import find_by_path, read_at
 # A guest that writes its memory faster than the file takes it would never be done: after so many seconds it is
 # stopped for the rest.
 CONVERGE_SECONDS = 30.0
+# How long an event of libvirt's may be on its way on a busy machine.
+EVENT_SECONDS = 5.0
 
 
 def check_room(hypervisor: Hypervisor, domain: libvirt.virDomain, memory: OwnedVolume) -> None:
@@ -139,7 +141,7 @@ class Pause:
 
     def milliseconds(self) -> int | None:
         """The pause, after waiting a moment for an event that is still on its way."""
-        until = time.monotonic() + 1.0
+        until = time.monotonic() + EVENT_SECONDS
         while not self._seen and self._number is not None and time.monotonic() < until:
             time.sleep(0.01)
         return round(self._total * 1000) if self._seen else None

@@ -60,5 +60,4 @@ def test_copies_of_a_real_debian_are_machines_of_their_own(
     for found in seen[2:]:
         assert host_a.client(["ping", "-c", "1", "-W", "10", found[4].partition("/")[0]]).returncode == 0
     host_a.kvmctl("delete", vm, *copies, "-y")
-    host_a.kvmctl("image", "delete", image["name"], "-y", check=False)
-    host_a.kvmctl("image", "delete", image["name"], check=False)
+    host_a.kvmctl("image", "delete", image["name"], "-y")
