@@ -265,6 +265,43 @@ def test_disks_alone_and_raw_disks_of_a_stopped_guest(
     host_a.kvmctl("delete", vm, "-y")
 
 
+@pytest.mark.parametrize("how", [(), ("--external",)], ids=["internal", "external"])
+def test_several_disks_go_back_together_and_shared_ones_are_named(
+    host_a: Host, tiny: images.Tiny, vm_name: Callable[[str], str], how: tuple[str, ...]
+) -> None:
+    vm, copy = vm_name("disks"), vm_name("copy")
+    create(host_a, tiny, vm, "--no-start", "--disk", "16M")
+    folder = "/var/lib/libvirt/images"
+    for name in ("readonly", "shared"):
+        host_a.run(["qemu-img", "create", "-q", "-f", "raw", f"{folder}/{vm}-{name}.img", "1M"])
+    host_a.kvmctl("disk", "attach", vm, f"{folder}/{vm}-readonly.img,readonly")
+
+    def disks(command: str) -> str:
+        info = host_a.kvmctl("info", vm, "-o", "json").json()
+        paths = [disk["source"] for disk in info["disks"] if disk["target"] in ("vda", "vdb")]
+        assert len(paths) == 2
+        return "".join(host_a.run(["qemu-io", "-c", command, path]).stdout for path in paths)
+
+    disks("write -P 1 0 64k")
+    made = host_a.kvmctl("snapshot", "create", vm, "one", *how, "-o", "json").json()
+    assert made["location"] == ("external" if how else "internal")
+    disks("write -P 2 0 64k")
+    host_a.kvmctl("snapshot", "revert", vm, "one")
+    assert "verification failed" not in disks("read -P 1 0 64k")
+    host_a.kvmctl("undo", vm)
+    assert "verification failed" not in disks("read -P 2 0 64k")
+
+    host_a.kvmctl("disk", "attach", vm, f"{folder}/{vm}-shared.img,shareable")
+    before = host_a.files()
+    for args in (("snapshot", "create", vm, "two"), ("snapshot", "create", vm, "two", *how), ("clone", vm, copy)):
+        refused = host_a.kvmctl(*args, "-o", "json", check=False)
+        assert refused.returncode == 7, args
+        assert host_a.files() == before
+        # A clone is refused for the snapshots inside first.
+        assert "the disk vdd" in refused.error()["message"] or (args[0] == "clone" and not how)
+    host_a.kvmctl("delete", vm, "-y")
+
+
 @pytest.mark.usefixtures("leaves_nothing")
 def test_a_saved_guest_is_neither_kept_nor_left_by_half(
     host_a: Host, tiny: images.Tiny, console: Open, vm_name: Callable[[str], str]
