@@ -51,6 +51,8 @@ class Tuning:
             ("--hugepages", self.hugepages),
             ("--boot", self.boot or None),
             ("--numa", self.numa),
+            ("--autostart-order", self.start_order),
+            ("--autostart-delay", self.start_delay),
         )
         return [name for name, value in given if value is not None]
 

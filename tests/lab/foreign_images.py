@@ -70,10 +70,12 @@ def _unpack(arch: str, root: Path) -> None:
             *("unshare", "--mount", "--propagation", "private", "--"),
             # Unpacked alone, no program of the other architecture has to run here.
             *("mmdebstrap", "--mode=root", "--variant=extract", f"--architectures={arch}"),
-            f"--include={_KERNELS[arch]},busybox-static",
+            # Not even what is essential comes by itself then.
+            f"--include={_KERNELS[arch]},busybox-static,base-files,bash,coreutils,dpkg",
             *([f"--keyring={mirrors.keyring}"] if mirrors.keyring else []),
             *(_SUITE, str(root), "-"),
         ],
-        input="\n".join(mirrors.lines) + "\n",
+        # The release alone: what it is patched with since is no matter here, and not every mirror has it for them.
+        input="\n".join(line for line in mirrors.lines if "security" not in line) + "\n",
         timeout=900,
     )
