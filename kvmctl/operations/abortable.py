@@ -17,11 +17,13 @@ def abortable(
     call: Callable[[], T],
     abort: Callable[[], object] | None = None,
     tick: Callable[[], object] | None = None,
+    patience: float | None = None,
 ) -> T:
     """What ``call`` returns, run in a thread of its own.
 
     A signal's exception (Ctrl-C, SIGTERM) asks ``abort`` to end the work early, then waits for the call,
-    whichever way it ends, before it is raised on: nothing is left running behind the caller's back.
+    whichever way it ends, before it is raised on: nothing is left running behind the caller's back. With
+    ``patience`` it waits no longer than so many seconds.
     ``tick`` is called every now and then; what libvirt refuses to tell it is no error of the work.
     """
     result: list[T] = []
@@ -45,7 +47,7 @@ def abortable(
         if abort is not None:
             with contextlib.suppress(libvirt.libvirtError):
                 abort()
-        thread.join()
+        thread.join(patience)
         raise
     if failure:
         raise failure[0]

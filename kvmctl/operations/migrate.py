@@ -32,6 +32,10 @@ from kvmctl.preflight.reachable import open_destination
 
 # QEMU's first step and the one it adds each time that is not enough, in percent (its defaults: 20 and 10).
 THROTTLE_FIRST, THROTTLE_STEP = 20, 20
+# libvirt gives a dead connection up after 30 s. QEMU, copying a disk, waits for TCP, which takes a quarter of an hour.
+STALLED_SECONDS = 45.0
+# How long a cancelled migration may take to end, before kvmctl says what is true without it.
+CANCEL_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,7 @@ class _Move:
         self.sides = sides
         self.steer = Steer(sides.domain, sides.wish, self.tell)
         self.hosts = Hosts(sides.source, sides.destination, sides.wish.destination, sides.uuid)
+        self._sent = (0, time.monotonic())
 
     def run(self) -> dict[str, Any]:
         """Prepare, move, and say the truth about it."""
@@ -180,7 +185,26 @@ class _Move:
         return here.word == self.sides.state and there.word == "absent"
 
     def _call(self, call: Callable[[], object]) -> None:
-        abortable(call, abort=self._abort, tick=self.steer.tick)
+        abortable(call, abort=self._abort, tick=self._tick, patience=CANCEL_SECONDS)
+
+    def _tick(self) -> None:
+        self.steer.tick()
+        self._stalled()
+
+    def _stalled(self) -> None:
+        """Raise ConnectionFailed where nothing is sent any more and the destination does not answer either."""
+        last = self.steer.last
+        if last is None or self.steer.postcopy or self.steer.given_up is not None:
+            return
+        sent, since = self._sent
+        if last.transferred_bytes != sent:
+            self._sent = (last.transferred_bytes, time.monotonic())
+        elif time.monotonic() - since > STALLED_SECONDS and not self.sides.destination.conn.isAlive():
+            uri = self.sides.wish.destination
+            self.steer.given_up = ConnectionFailed(
+                f"nothing was sent for {STALLED_SECONDS:g} s, and {uri} does not answer", "is the link between them up?"
+            )
+            raise self.steer.given_up
 
     def _abort(self) -> None:
         if self.steer.postcopy:
