@@ -206,8 +206,7 @@ def test_the_link_is_cut_while_it_copies_a_disk(with_disk: Moving, host_a: Host,
         lab.wire.ip("link", "set", "lab-b", "up")
     assert result.returncode not in (0, 130)
     assert f"running on {host_a.uri}" in result.error()["message"], result.stderr
-    domain = host_a.conn.lookupByName(with_disk.name)
-    wait_until(lambda: domain.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE, "the end of libvirt's job", 240)
+    wait_until(lambda: idle(host_a, with_disk), "the end of libvirt's job", 240)
     row = host_a.kvmctl("migrate", with_disk.name, host_b.tcp_uri, "--recover", "-o", "json").json()
     assert row["place"] == "source" and row["state"] == "running"
     assert not (images(host_b) / "moving.qcow2").exists()
@@ -334,9 +333,10 @@ def disturbed(guest: Moving, lab: Lab, chance: random.Random, with_disk: bool) -
         time.sleep(chance.uniform(0.1, 4))
     try:
         disturb(what, guest, lab, source, there, running)
-        result = running.end(timeout=150)
+        result = running.end(timeout=240)
     finally:
         lab.wire.ip("link", "set", "lab-b", "up")
+    wait_until(lambda: idle(source, guest), f"the end of libvirt's job after {what}", 240)
     recovered = source.kvmctl("migrate", guest.name, there.tcp_uri, "--recover", "-o", "json", check=False)
     assert recovered.returncode == 0, (what, result.stderr, recovered.stderr)
     place = source if recovered.json()["place"] == "source" else there
@@ -371,6 +371,14 @@ def disturb(what: str, guest: Moving, lab: Lab, source: Host, there: Host, runni
         host.start_libvirtd()
     elif what == "link" or (what == "switchover" and stopped_to_switch(source, guest, running)):
         lab.wire.ip("link", "set", "lab-b", "down")
+
+
+def idle(host: Host, guest: Moving) -> bool:
+    """Whether the host's libvirt works on no job of the guest's any more, or does not have it."""
+    try:
+        return bool(host.conn.lookupByUUIDString(guest.uuid).jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE)
+    except libvirt.libvirtError:
+        return True
 
 
 def stopped_to_switch(source: Host, guest: Moving, running: Running) -> bool:
