@@ -13,6 +13,8 @@ from tests.lab.hosts import Host
 from tests.lab.process import run
 
 MIB = 1024**2
+# A guest on a busy machine takes its time to let go.
+PATIENT = ("-y", "--timeout", "2m")
 Console = Callable[[Host, str], Guest]
 
 
@@ -67,18 +69,18 @@ def test_disks_come_grow_and_go_in_a_running_guest(host_a: Host, tiny: images.Ti
 
     targets = [row["target"] for row in host_a.kvmctl("disk", "list", "disky", "-o", "json").json()]
     assert sorted(targets) == ["sda", "vda"]
-    gone = host_a.kvmctl("disk", "detach", "disky", "sda", "--delete", "-y", "-o", "json").json()
+    gone = host_a.kvmctl("disk", "detach", "disky", "sda", "--delete", *PATIENT, "-o", "json").json()
     assert (gone["deleted"], gone["live"], gone["config"]) == (True, True, True)
     guest.run("until [ ! -e /sys/block/sda ]; do sleep 0.1; done")
     assert scsi["source"] not in host_a.files()
 
     # What is on a disk stays when it is pulled out, and comes back with it.
-    kept = host_a.kvmctl("disk", "detach", "disky", "vda", "-y", "-o", "json").json()
+    kept = host_a.kvmctl("disk", "detach", "disky", "vda", *PATIENT, "-o", "json").json()
     assert kept["deleted"] is False
     host_a.kvmctl("disk", "attach", "disky", f"{kept['source']},format=qcow2")
     guest.run("until [ -b /dev/vda ]; do sleep 0.1; done")
     assert guest.run("dd if=/dev/vda bs=8 count=1 2>/dev/null") == "precious"
-    host_a.kvmctl("disk", "detach", "disky", "vda", "-y")
+    host_a.kvmctl("disk", "detach", "disky", "vda", *PATIENT)
     host_a.kvmctl("delete", "disky", "-y")
     assert kept["source"].endswith("disky-1.qcow2")
     host_a.virsh("vol-delete", kept["source"])

@@ -98,7 +98,7 @@ def test_devices_are_plugged_into_a_running_guest_and_pulled_out(
         assert host_a.definitions("hot") == before, device
 
     for name in ("rng1", "serial1"):
-        host_a.kvmctl("device", "detach", "hot", name)
+        host_a.kvmctl("device", "detach", "hot", name, "--timeout", "2m")
     assert guest.run(sources) == "1"
     host_a.kvmctl("device", "attach", "hot", "watchdog,action=poweroff", "--config")
     host_a.kvmctl("device", "attach", "hot", f"share={host_a.shared}:data,driver=virtiofs", "--config")
