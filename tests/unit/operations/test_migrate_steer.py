@@ -77,10 +77,10 @@ def test_a_link_that_qemu_takes_for_slow_does_not_keep_it_from_finishing() -> No
     made, _ = steer(domain, max_downtime=0.03)
     made.tick()
     assert domain.limits == []
-    domain.stats.update(memory_iteration=8, memory_bps=20 * 2**20, data_remaining=800 * 2**10)
+    domain.stats.update(memory_iteration=15, memory_bps=20 * 2**20, data_remaining=800 * 2**10)
     made.tick()
-    # 16 ms at a tenth of the speed.
-    assert domain.limits == [165]
+    # 12 ms at a tenth of the speed.
+    assert domain.limits == [120]
     domain.stats.update(memory_bps=2**10)
     made.tick()
     assert domain.limits[-1] == round(30 * migrate_steer.LATER * migrate_steer.MOST_UNDERRATED)
@@ -90,7 +90,7 @@ def test_a_rest_too_large_for_the_promise_is_not_let_through() -> None:
     domain = Domain(memory_bps=200 * 2**20)
     made, _ = steer(domain, max_downtime=0.03)
     made.tick()
-    domain.stats.update(memory_iteration=8, memory_bps=20 * 2**20, data_remaining=8 * 2**20)
+    domain.stats.update(memory_iteration=15, memory_bps=20 * 2**20, data_remaining=8 * 2**20)
     made.tick()
     assert domain.limits == [round(30 * migrate_steer.LATER)]
 
