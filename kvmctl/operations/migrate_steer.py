@@ -18,8 +18,8 @@ from kvmctl.model.units import human_duration, human_size
 
 Phase = Literal["disks", "memory", "post-copy"]
 
-# Parts of the promised pause that the memory may take, by how many times QEMU has gone over the memory. Measured with an
-# idle guest and limits of 9, 3 and 1 ms: medians of 50, 24 and 24 ms of pause, and one second in all with each.
+# Parts of the promised pause that the memory may take, by how many times QEMU has gone over it. Measured with an
+# idle guest and limits of 9, 3 and 1 ms: medians of 50, 24 and 24 ms of pause, one second in all with each.
 FIRST, LATER, LAST = 0.1, 0.4, 0.85
 PATIENT_ROUNDS, LAST_ROUNDS = 12, 30
 # QEMU's limit is raised by no more than this: a guest that gets busy in the next moment would pay for it.
