@@ -115,7 +115,7 @@ def _freeze(
     memory, moved = plan.memory, _moved(plan)
     assert memory.path is not None
     request = xml.text(freeze.snapshot_request(domain, moved, memory.path))
-    flags = freeze.RUNNING_FLAGS | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_LIVE
+    flags = freeze.RUNNING_FLAGS | memory_file.live(hypervisor, domain)
     undo.add(f"delete {memory.path}", lambda: memory_file.delete(hypervisor, memory))
     undo.add(f"merge the disks of {plan.source} again", lambda: freeze.merge_back(hypervisor, domain, moved))
     variables = nvram.read(hypervisor, plan.nvram) if plan.nvram is not None else None

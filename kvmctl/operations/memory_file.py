@@ -10,13 +10,14 @@ import libvirt
 
 from kvmctl.connection import Hypervisor, explain, translated
 from kvmctl.errors import Refused
-from kvmctl.model import save_image
+from kvmctl.model import save_image, xml
 from kvmctl.model.metadata import OwnedVolume
 from kvmctl.model.units import human_size
 from kvmctl.operations import pools
 from kvmctl.operations.abortable import abortable
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.volume_reader import find_by_path, read_at
+from kvmctl.preflight import emulation
 
 # A guest that writes its memory faster than the file takes it would never be done: after so many seconds it is
 # stopped for the rest.
@@ -36,6 +37,12 @@ def check_room(hypervisor: Hypervisor, domain: libvirt.virDomain, memory: OwnedV
             f"needs about {human_size(used)} there",
             "make room there first",
         )
+
+
+def live(hypervisor: Hypervisor, domain: libvirt.virDomain) -> int:
+    """The flag with which a guest runs on while its memory is written; 0 where the copy could not be trusted then."""
+    virt = xml.parse(domain.XMLDesc(0), "domain", "domain").get("type")
+    return 0 if emulation.forgets_writes(hypervisor, virt) else libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_LIVE
 
 
 def write(

@@ -96,7 +96,7 @@ def create(
     if files.memory is not None:
         memory = files.memory
         undo.add(f"delete {memory.path}", lambda: memory_file.delete(hypervisor, memory))
-        flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_LIVE if snapshots.state_of(domain) == "running" else 0
+        flags |= memory_file.live(hypervisor, domain) if snapshots.state_of(domain) == "running" else 0
         memory_file.write(hypervisor, domain, xml.text(request), flags, progress)
         pools.refresh(pools.ensure_pool(hypervisor, memory.pool))
     else:

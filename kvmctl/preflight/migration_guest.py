@@ -6,11 +6,9 @@ import libvirt
 
 from kvmctl.connection import explain, is_missing, translated
 from kvmctl.model import xml
+from kvmctl.preflight import emulation
 from kvmctl.preflight.check import Check
 from kvmctl.preflight.migration_sides import Sides
-
-# As virConnectGetVersion counts: 9.0.0.
-SAFE_EMULATOR = 9_000_000
 
 
 def checks(sides: Sides) -> Iterator[Check]:
@@ -23,16 +21,10 @@ def checks(sides: Sides) -> Iterator[Check]:
 
 
 def _emulated(sides: Sides) -> Iterator[Check]:
-    """QEMU's emulator loses some of what a guest writes while it is being sent: seen with 7.2, by kvmctl as by virsh.
-
-    Nobody but QEMU's version tells: its commit 03bfc2188f ("physmem: Fix migration dirty bitmap coherency with TCG
-    memory access") went into 9.0. Nothing is written by a guest that is paused.
-    """
+    """See emulation.forgets_writes()."""
     if sides.virt != "qemu" or sides.state != "running":
         return
-    with translated(sides.source.uri):
-        version = sides.source.conn.getVersion()
-    if version < SAFE_EMULATOR:
+    if emulation.forgets_writes(sides.source, sides.virt):
         yield Check(
             "emulation",
             "warn",
