@@ -102,7 +102,7 @@ tests() {
 }
 
 pytest=(.venv/bin/python -m pytest -o faulthandler_timeout=900)
-lab=("${pytest[@]}" -n 2 --dist loadgroup --durations 15)
+lab=("${pytest[@]}" -n 2 --durations 15)
 [ $full = yes ] || lab+=(-m 'not full')
 if [ $may_be_root = yes ]; then
     lab=("${privileged[@]}" env KVMCTL_TEST_LAB=required PATH="$PATH:/usr/sbin:/sbin" CI="${CI:-}" "${lab[@]}")

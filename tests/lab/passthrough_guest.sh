@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # Process 1 of the guest that gets the devices: prints what it has of them, again and again.
 bb=/bin/busybox
 $bb mkdir -p /proc /sys
@@ -8,7 +9,7 @@ $bb mount -t devtmpfs dev /dev
 exec >/dev/ttyS0 2>&1 </dev/null
 for module in $($bb cat /modules/order); do $bb insmod /modules/$module.ko; done
 while :; do
-    nics= nvmes=0 sticks=0 passed=0
+    nics='' nvmes=0 sticks=0 passed=0
     for address in /sys/class/net/e*/address; do [ -f $address ] && read mac <$address && nics="$nics $mac"; done
     for disk in /sys/block/nvme*; do [ -d $disk ] && nvmes=$((nvmes + 1)); done
     for disk in /sys/block/sd*; do [ -d $disk ] && sticks=$((sticks + 1)); done

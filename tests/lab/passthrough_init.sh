@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # Process 1 of the emulated host, from its initramfs: finds the machine's own file system and goes there.
 bb=/bin/busybox
 $bb mkdir -p /proc /machine /changes /host
