@@ -47,13 +47,14 @@ security_driver = "none"
 migration_address = "0.0.0.0"
 migration_host = "{address}"
 """
+# From .200 on no guest gets an address by itself: those are for the tests that name one, each its own.
 _NETWORK = """\
 <network>
   <name>default</name>
   <forward mode='nat'/>
   <bridge name='virbr0' stp='on' delay='0'/>
   <ip address='{subnet}.1' netmask='255.255.255.0'>
-    <dhcp><range start='{subnet}.2' end='{subnet}.254'/></dhcp>
+    <dhcp><range start='{subnet}.2' end='{subnet}.199'/></dhcp>
   </ip>
 </network>
 """

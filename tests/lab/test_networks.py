@@ -284,14 +284,14 @@ def test_cards_of_a_running_guest(host_a: Host, tiny: images.Tiny, console: Cons
     host_a.kvmctl("create", "cards", *boot(tiny), "--net", "nat")
     guest = console(host_a, "cards")
     guest.address()
-    attach = ["nic", "attach", "cards", f"nat,mac={mac},ip={host_a.subnet}.77"]
+    attach = ["nic", "attach", "cards", f"nat,mac={mac},ip={host_a.subnet}.201"]
     made = host_a.kvmctl(*attach, "-o", "json").json()
     assert (made["mac"], made["live"], made["saved"], made["changed"]) == (mac, True, True, True)
-    assert guest.address("eth1") == f"{host_a.subnet}.77"
+    assert guest.address("eth1") == f"{host_a.subnet}.201"
     for which in ((), ("--inactive",)):
         assert mac in host_a.virsh("domiflist", "cards", *which).stdout
     row = next(row for row in host_a.kvmctl("nic", "list", "cards", "-o", "json").json() if row["mac"] == mac)
-    assert row["ips"] == [f"{host_a.subnet}.77"] and row["reserved"] == f"{host_a.subnet}.77"
+    assert row["ips"] == [f"{host_a.subnet}.201"] and row["reserved"] == f"{host_a.subnet}.201"
     host_a.kvmctl("nic", "link", "cards", mac, "down")
     guest.run("until [ $(cat /sys/class/net/eth1/carrier) = 0 ]; do sleep 0.2; done")
     again = host_a.kvmctl("nic", "link", "cards", mac, "down", "-o", "json").json()
@@ -305,7 +305,7 @@ def test_cards_of_a_running_guest(host_a: Host, tiny: images.Tiny, console: Cons
         ("nat:nosuch", 3),
         ("bridge:nosuch", 3),
         ("bridge:lan0", 2),
-        (f"nat,ip={host_a.subnet}.77", 4),
+        (f"nat,ip={host_a.subnet}.201", 4),
         ("nat,ip=10.1.2.3", 2),
         ("none", 2),
         ("macvtap:lan0:bridg", 2),

@@ -52,7 +52,7 @@ def test_cards_and_disks_of_a_running_guest_go_and_come_again(
     row = _disks(host_a, vm)["vdb"]
     assert (row["source"], row["live"], row["saved"]) == (new["source"], True, True)
 
-    address = f"{host_a.subnet}.77"
+    address = f"{host_a.subnet}.202"
     mac = host_a.kvmctl("nic", "attach", vm, f"nat,ip={address}", "-o", "json").json()["mac"]
     guest.run(f"until grep -q {mac} /sys/class/net/*/address; do sleep 0.1; done")
     undo(f"nic attach {vm} {mac}")
