@@ -6,9 +6,9 @@ from tests.lab.guest import Guest
 PATIENCE = 45
 
 
-def reaches(guest: Guest, address: str) -> bool:
-    """Whether an echo comes back to the guest, be it late."""
-    tool = "ping6" if ":" in address else "ping"
+def reaches(guest: Guest, address: str, nic: str | None = None) -> bool:
+    """Whether an echo comes back to the guest, be it late; ``nic``: through that card of its."""
+    tool = ("ping6" if ":" in address else "ping") + (f" -I {nic}" if nic is not None else "")
     tried = f"n=0; until {tool} -c 1 -W 2 {address} >/dev/null; do n=$((n+1)); [ $n -lt {PATIENCE // 3} ] || exit 1"
     # Where nobody is asked for the address, ping is back at once.
     return guest.run(f"{tried}; sleep 1; done; echo reached", timeout=2 * PATIENCE, check=False) == "reached"

@@ -318,19 +318,3 @@ def test_cards_of_a_running_guest(host_a: Host, tiny: images.Tiny, console: Cons
     assert mac not in host_a.virsh("net-dumpxml", "default").stdout
     assert host_a.kvmctl("nic", "detach", "cards", mac, check=False).returncode == 3
     host_a.kvmctl("delete", "--yes", "cards")
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("model", ["virtio", "e1000", "e1000e", "rtl8139", "pcnet", "ne2k_pci", "vmxnet3"])
-def test_every_model_gets_its_lease_and_reaches_its_gateway(
-    host_a: Host, tiny_full: images.Tiny, console: Console, model: str
-) -> None:
-    host_a.start_default_network()
-    host_a.kvmctl("create", "model", *boot(tiny_full), "--net", f"nat,model={model}")
-    # The full kernel takes its time where several guests boot at once.
-    guest = console(host_a, "model").ready(timeout=240)
-    assert guest.address().startswith(f"{host_a.subnet}.")
-    assert reaches(guest, f"{host_a.subnet}.1")
-    (row,) = host_a.kvmctl("nic", "list", "model", "-o", "json").json()
-    assert row["model"] == model
-    host_a.kvmctl("delete", "--yes", "model")
