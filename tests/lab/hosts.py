@@ -117,9 +117,10 @@ class Host:
 
     # ------------------------------------------------------------ up and down
 
-    def start(self) -> None:
-        """Make the namespaces and folders and start libvirtd. The network namespace must be there."""
-        self._write_folders()
+    def start(self, *, first: bool = True) -> None:
+        """Make the namespaces, and ``first`` its folders, and start libvirtd. The network namespace must be there."""
+        if first:
+            self._write_folders()
         self._hold(
             "init",
             ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc"],
@@ -178,6 +179,12 @@ class Host:
         networks = etc / "qemu" / "networks"
         networks.mkdir(parents=True, exist_ok=True)
         (networks / "default.xml").write_text(_NETWORK.format(subnet=self.subnet))
+
+    def forget_what_ran(self) -> None:
+        """Have /run as it is before a boot; nothing may run on the host."""
+        shutil.rmtree(self.folder / "run")
+        (self.folder / "run").mkdir()
+        (self.folder / "sshd.pid").unlink(missing_ok=True)
 
     def start_libvirtd(self) -> None:
         """Start libvirtd and return when it answers."""

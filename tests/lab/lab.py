@@ -88,15 +88,34 @@ class Lab:
             (self.root / folder).mkdir(mode=0o700 if folder == "ssh" else 0o755)
         self._write_shared_files()
         self.wire.create()
+        self.wire.bridge("lab", address="10.77.0.254/24")
+        self.wire.bridge("lan", address="10.78.0.254/24")
         for host in self.hosts:
-            host.net.create()
-            for own, port in (("lab0", f"lab-{host.letter}"), ("lan0", f"lan-{host.letter}")):
-                link(host.net, own, self.wire, port)
-            host.net.ip("address", "add", f"{host.address}/24", "dev", "lab0")
-        self.wire.bridge("lab", "lab-a", "lab-b", address="10.77.0.254/24")
-        self.wire.bridge("lan", "lan-a", "lan-b", address="10.78.0.254/24")
-        for host in self.hosts:
+            self._plug(host)
             host.start()
+
+    def _plug(self, host: Host) -> None:
+        """Make the host's network namespace and its two cables to the wire."""
+        host.net.create()
+        for own, switch in (("lab0", "lab"), ("lan0", "lan")):
+            link(host.net, own, self.wire, f"{switch}-{host.letter}")
+            self.wire.ip("link", "set", f"{switch}-{host.letter}", "master", switch)
+        host.net.ip("address", "add", f"{host.address}/24", "dev", "lab0")
+
+    def reboot(self, host: Host) -> None:
+        """Switch ``host`` off and on, and return when its libvirtd answers.
+
+        All that ran on it ends at once, guests too; interfaces, firewall rules, sysctls and /run are new. Its
+        folders of libvirt in /etc and /var stay, and what libvirt starts with the host it starts by itself.
+        """
+        host.disconnect()
+        # Both ends go at once here; with the namespace they would go when the kernel gets round to it.
+        for switch in ("lab", "lan"):
+            self.wire.ip("link", "delete", f"{switch}-{host.letter}")
+        host.net.delete()
+        host.forget_what_ran()
+        self._plug(host)
+        host.start(first=False)
 
     def _write_shared_files(self) -> None:
         ssh = self.root / "ssh"

@@ -19,12 +19,13 @@ def on_host(host: Host, code: str) -> str:
 
 @pytest.fixture(scope="module")
 def web(lab: Lab, tiny: images.Tiny) -> Iterator[Guest]:
-    """A guest with a published port, on a host with the hooks."""
+    """A guest with a published port, on a host that ``host setup`` has made ready: with the hooks."""
     host = lab.a
-    host.start_default_network()
-    assert on_host(host, "from kvmctl.operations import hooks; print(len(hooks.install()))") == "3"
+    on_host(host, "from kvmctl.operations import hooks; hooks.remove()")
+    steps = host.kvmctl("host", "setup", "-o", "json", local=True).json()["steps"]
+    assert [step["done"] for step in steps if step["name"] == "hooks"] == [True]
     assert on_host(host, "from kvmctl.operations import hooks; print(hooks.install(), hooks.missing())") == "[] []"
-    # libvirtd looks for hooks only when it starts.
+    # Without systemd libvirtd is not started anew by it, and libvirtd looks for hooks only then.
     host.restart_libvirtd()
     boot = ["--kernel", str(tiny.kernel), "--initrd", str(tiny.initrd), "--cmdline", tiny.cmdline]
     host.kvmctl("create", "hooked", *boot, "--memory", "256M", "--vcpus", "1", "--net", "nat", "-p", "8080:80")
@@ -32,7 +33,9 @@ def web(lab: Lab, tiny: images.Tiny) -> Iterator[Guest]:
         guest.address()
         yield guest
     host.kvmctl("delete", "--yes", "hooked")
+    wait_until(lambda: settled(host), "the end of the hooks")
     on_host(host, "from kvmctl.operations import hooks; hooks.remove()")
+    host.virsh("net-autostart", "--disable", "default")
     host.restart_libvirtd()
 
 
@@ -59,9 +62,10 @@ def gone(host: Host) -> bool:
     return "kvmctl" not in host.run(["nft", "list", "ruleset"]).stdout.lower()
 
 
-def answers(host_a: Host, host_b: Host) -> bool:
-    """Whether the published port answers from the other host."""
-    asked = host_b.client(["curl", "-sS", "--max-time", "4", f"http://{host_a.address}:8080/hostname"], check=False)
+def answers(host_a: Host, asking: Host, address: str | None = None) -> bool:
+    """Whether host a's published port answers ``asking``, at ``address`` (its own on the wire)."""
+    url = f"http://{address or host_a.address}:8080/hostname"
+    asked = asking.client(["curl", "-sS", "--max-time", "4", url], check=False)
     return asked.stdout.strip() == "tiny"
 
 
@@ -107,20 +111,25 @@ def test_the_network_is_stopped_and_started(web: Guest, host_a: Host, host_b: Ho
     wait_until(lambda: in_force(host_a) and answers(host_a, host_b), "the port, with the guest in the network again")
 
 
-def test_a_host_that_boots_has_all_of_it_again(web: Guest, host_a: Host, host_b: Host) -> None:
-    """The kernel's part of a boot: no rules, no bridge, no guest, nothing that ran before; libvirtd starts it all."""
-    host_a.virsh("autostart", "hooked")
-    host_a.virsh("net-autostart", "default")
-    host_a.virsh("destroy", "hooked")
-    host_a.virsh("net-destroy", "default")
-    host_a.kill_libvirtd()
-    host_a.run(["nft", "flush", "ruleset"])
-    # libvirt starts what is marked so only once a boot, which it knows by this file.
-    host_a.run(["sh", "-c", "rm -f /run/libvirt/qemu/autostarted /run/libvirt/network/autostarted"])
-    host_a.start_libvirtd()
+def test_a_host_that_boots_has_all_of_it_again(web: Guest, lab: Lab, host_a: Host, host_b: Host) -> None:
+    """Nothing of before but what is on disk: no process, interface, rule, sysctl or /run, and no kvmctl called."""
+    wait_until(lambda: answers(host_a, host_b), "the port")
     web.text = ""
-    wait_until(lambda: bool(host_a.conn.lookupByName("hooked").isActive()), "the guest")
-    web.open().wait_for("lab: ready")
-    wait_until(lambda: answers(host_a, host_b), "the port after a boot")
-    host_a.virsh("autostart", "--disable", "hooked")
-    host_a.virsh("net-autostart", "--disable", "default")
+    address = web.open().address()
+    host_a.kvmctl("autostart", "hooked")
+    pools = [pool.name() for pool in host_a.conn.listAllStoragePools(0) if pool.isActive()]
+    lab.reboot(host_a)
+    try:
+        wait_until(lambda: answers(host_a, host_b), "the port after a boot")
+        wait_until(lambda: settled(host_a), "the end of the hooks")
+        # What the hooks have put in force by themselves is all that it needs.
+        assert in_force(host_a) and answers(host_a, host_b) and answers(host_a, host_a, "127.0.0.1")
+        (row,) = host_a.kvmctl("port", "list", "-o", "json").json()
+        assert (row["active"], row["reason"]) == (True, None)
+        web.text = ""
+        assert web.open().address() == address
+    finally:
+        for pool in map(host_a.conn.storagePoolLookupByName, pools):
+            if not pool.isActive():
+                pool.create()
+    host_a.kvmctl("autostart", "--off", "hooked")
