@@ -26,14 +26,14 @@ debian_packages() {
     aarch64) printf '%s\n' qemu-system-arm qemu-efi-aarch64 ;;
     *) printf '%s\n' qemu-system ;;
   esac
-  printf '%s\n' libvirt-daemon-system libvirt-clients qemu-utils mmdebstrap e2fsprogs dosfstools mtools \
+  printf '%s\n' libvirt-daemon-system libvirt-clients nftables qemu-utils mmdebstrap e2fsprogs dosfstools mtools \
     fdisk uidmap openssh-client python3-venv python3-pip python3-libvirt python3-lxml python3-click \
     python3-rich python3-yaml
 }
 # The same on Fedora and its relatives. These names were looked up, not tried.
 fedora_packages() {
-  printf '%s\n' qemu-kvm edk2-ovmf libvirt-daemon-kvm libvirt-client qemu-img mmdebstrap e2fsprogs dosfstools mtools \
-    util-linux shadow-utils openssh-clients python3 python3-pip python3-libvirt python3-lxml python3-click \
+  printf '%s\n' qemu-kvm edk2-ovmf libvirt-daemon-kvm libvirt-client nftables qemu-img mmdebstrap e2fsprogs dosfstools \
+    mtools util-linux shadow-utils openssh-clients python3 python3-pip python3-libvirt python3-lxml python3-click \
     python3-rich python3-pyyaml
 }
 

@@ -101,8 +101,20 @@ def check_root() -> None:
         )
 
 
+def check_nft() -> None:
+    """Raise Refused where nft, with which ports behind NAT are published, is not installed.
+
+    libvirt itself is content with iptables, and some systems bring only that.
+    """
+    if shutil.which("nft", path=_PATH) is None:
+        raise Refused(
+            "publishing ports of a guest behind NAT needs nft, which is not installed",
+            "install the package nftables ('kvmctl host setup' does), or use --net user, whose ports do without",
+        )
+
+
 def look() -> Seen:
-    """What the firewall has now. Raises KvmctlError where it does not answer (not root, no nft)."""
+    """What the firewall has now. Raises KvmctlError where it does not answer (not root)."""
     table = _nft_json("table", "inet", TABLE)
     chain = _nft_json("chain", "ip", LIBVIRT_TABLE, LIBVIRT_CHAIN)
     return Seen(
@@ -119,6 +131,8 @@ def look() -> Seen:
 
 def apply(rules: Sequence[Rule]) -> None:
     """Make the firewall have exactly ``rules``; where a part fails the parts before it are as they were."""
+    if rules:
+        check_nft()
     seen = look()
     with Undo() as undo:
         # What lets packets through does nothing alone, so it comes first and goes last.
@@ -233,9 +247,9 @@ def libvirts_rules() -> set[str] | None:
 
 
 def _nft_json(*what: str) -> dict[str, Any] | None:
-    """``nft -j list WHAT``, or None where that is not there."""
+    """``nft -j list WHAT``, or None where that is not there: without nft nothing of it is seen."""
     if shutil.which("nft", path=_PATH) is None:
-        raise KvmctlError("publishing ports of a guest behind NAT needs nft", "install the package nftables")
+        return None
     result = subprocess.run(
         ["nft", "-j", "list", *what], capture_output=True, text=True, timeout=30, check=False, env=_environment()
     )

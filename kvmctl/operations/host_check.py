@@ -4,9 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from kvmctl.connection import Hypervisor
-from kvmctl.errors import KvmctlError
-from kvmctl.operations import network_state, networks, port_state, ports
-from kvmctl.operations.firewall import is_root
+from kvmctl.errors import KvmctlError, Refused
+from kvmctl.operations import firewall, network_state, networks, port_state, ports
 from kvmctl.preflight import host, hostnet
 from kvmctl.preflight.check import Check
 from kvmctl.preflight.host import HostReport
@@ -43,7 +42,7 @@ def _unseen(hypervisor: Hypervisor) -> tuple[str, str] | None:
         return "cannot be seen over a remote connection", "run 'kvmctl host check' on that machine"
     if not hostnet.is_here(hypervisor):
         return "the hypervisor is in another network namespace", "run 'kvmctl host check' there"
-    if not is_root():
+    if not firewall.is_root():
         return "whether they are in force only root can see", "sudo kvmctl host check"
     return None
 
@@ -66,6 +65,10 @@ def _networks(hypervisor: Hypervisor) -> Check:
 
 
 def _ports(hypervisor: Hypervisor) -> Check:
+    try:
+        firewall.check_nft()
+    except Refused as error:
+        return Check(PORTS, "warn", error.message, error.hint)
     # What belongs to a guest that is off is not meant to be in force.
     rows = [row for row in ports.rows(hypervisor) if row["reason"] != port_state.NOT_RUNNING]
     wrong: dict[str, list[str]] = {}

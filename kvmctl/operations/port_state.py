@@ -68,6 +68,7 @@ def look(hypervisor: Hypervisor) -> Host:
         unseen = "only root can see the firewall"
     else:
         try:
+            firewall.check_nft()
             seen = firewall.look()
         except KvmctlError as error:
             unseen = error.message

@@ -104,6 +104,7 @@ def _check_host(hypervisor: Hypervisor, wanted: Sequence[Forward]) -> None:
     """The host's firewall is this machine's, and the addresses are its own."""
     refuse_elsewhere(hypervisor)
     firewall.check_root()
+    firewall.check_nft()
     host = hostnet.look(hypervisor)
     own = {str(ipaddress.ip_interface(a).ip) for link in (host.links.values() if host else ()) for a in link.addresses}
     for forward in wanted:

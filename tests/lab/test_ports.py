@@ -292,6 +292,32 @@ def test_what_is_not_in_force_is_told_and_put_back(guests: tuple[Guest, Guest], 
     assert [level for level, _ in told] == ["warn", "warn"]
 
 
+def test_without_nft_it_is_said_before_anything_is_made(host_a: Host, tiny: images.Tiny) -> None:
+    """libvirt does with iptables alone, and what Debian 13 installs with it brings no nft."""
+    (nft,) = host_a.client(["sh", "-c", "command -v nft"]).stdout.split()
+    # What is no program any more is not found.
+    host_a.client(["mount", "--bind", "/dev/null", nft])
+    try:
+        options = [*kernel(tiny), "--net", "nat", "-p", "8097:80"]
+        told = host_a.kvmctl("create", "half", *options, "-o", "json", check=False)
+        assert told.returncode == 7 and "nft, which is not installed" in told.error()["message"]
+        assert "undo" not in told.stderr and "nftables" in (told.error()["hint"] or "")
+        assert "half" not in [domain.name() for domain in host_a.conn.listAllDomains(0)]
+        level, detail = checked(host_a, "published-ports")
+        assert level == "warn" and "needs nft" in detail
+        # What needs no published ports works, and libvirt's own rules are seen in iptables.
+        host_a.start_default_network()
+        assert checked(host_a, "networks")[0] == "ok"
+        host_a.run(["iptables", "-F", "LIBVIRT_FWO"])
+        level, detail = checked(host_a, "networks")
+        assert level == "warn" and "libvirt's own rules" in detail
+    finally:
+        host_a.client(["umount", nft])
+        host_a.restart_libvirtd()
+    assert checked(host_a, "published-ports")[0] == "ok"
+    assert checked(host_a, "networks")[0] == "ok"
+
+
 def test_docker_dropping_in_forward_does_not_stop_it(guests: tuple[Guest, Guest], host_a: Host, host_b: Host) -> None:
     host_a.run(["iptables", "-P", "FORWARD", "DROP"])
     try:

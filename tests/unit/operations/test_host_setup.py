@@ -7,7 +7,7 @@ import pytest
 
 from kvmctl.connection import Hypervisor
 from kvmctl.errors import KvmctlError
-from kvmctl.operations import hooks, host_setup
+from kvmctl.operations import hooks, host_facts, host_setup
 from kvmctl.operations.host_facts import Facts
 from kvmctl.operations.host_setup import decide
 
@@ -46,6 +46,15 @@ def test_a_bare_debian_with_systemd() -> None:
     )
     assert found["libvirtd"] == "systemctl enable --now libvirtd.service"
     assert found["user-groups"] == "usermod -aG libvirt,kvm ann"
+
+
+def test_iptables_does_not_stand_for_nft(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian 13's libvirt brings iptables alone; ports behind NAT are published through nft."""
+    everything = {name for programs, *_ in host_facts._NEEDED for name in programs} | {"iptables"}
+    monkeypatch.setattr(host_facts, "program", lambda name: name if name in everything - {"nft"} else None)
+    assert "nftables" in host_facts._missing_packages("apt")
+    monkeypatch.setattr(host_facts, "program", lambda name: name if name in everything else None)
+    assert "nftables" not in host_facts._missing_packages("apt")
 
 
 def test_fedora_with_modular_daemons() -> None:
