@@ -52,8 +52,14 @@ def check_free(hypervisor: Hypervisor, name: str) -> libvirt.virDomain | None:
                 f"there is a VM named {name} already, {state}", f"choose another name, or 'kvmctl delete {name}'"
             )
         dead = is_dead(creator)
-        if dead and not domain.isActive():
-            return domain
+        holds_data = domain.isActive() or xml.parse(domain.XMLDesc(0), "domain").find("devices/disk") is not None
+    if dead and not holds_data:
+        return domain
+    if dead:
+        raise Conflict(
+            f"{name} is a copy of a running guest that a killed kvmctl did not finish, its network cut",
+            f"'kvmctl delete {name}' removes it",
+        )
     if dead is None:
         raise Conflict(
             f"{name} is being created from another machine, or was left half made by it",

@@ -8,6 +8,7 @@ identity of its own inside, and a new card with the new MAC takes the place of t
 
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import libvirt
@@ -16,7 +17,19 @@ from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import KvmctlError, Refused
 from kvmctl.model import clone as copies
 from kvmctl.model import save_image, xml
-from kvmctl.operations import clone, clone_identity, freeze, memory_file, nvram, pools, recovery, removal
+from kvmctl.model.metadata import Metadata
+from kvmctl.operations import (
+    claim,
+    clone,
+    clone_identity,
+    freeze,
+    memory_file,
+    metadata,
+    nvram,
+    pools,
+    recovery,
+    removal,
+)
 from kvmctl.operations.abortable import abortable
 from kvmctl.operations.clone_plan import Copy, Plan
 from kvmctl.operations.progress import Progress
@@ -52,6 +65,8 @@ def run(hypervisor: Hypervisor, plan: Plan, progress: Progress | None = None) ->
         names = [copy.identity.name for copy in plan.copies]
         progress.step(f"giving {', '.join(names[:3])}{' ...' if names[3:] else ''} an identity of their own")
         rows = [{**identity.row(), "pause_ms": pause, "warnings": identity.warnings} for identity in given]
+        for copy in plan.copies:
+            metadata.write(hypervisor.find(copy.identity.uuid), copy.metadata)
         undo.keep()
     return rows
 
@@ -137,12 +152,25 @@ def _restore(
     """Write the copy's XML into the memory file's head and let libvirt start it from there, paused."""
     volume, image = file
     path = volume.path()
+    unfinished = _unfinished(plan, copy)
     tree = definition(xml.parse(image.xml, "saved guest's XML", "domain"), plan, copy)
+    for each in (tree, copy.domain):
+        copies.remember(each, unfinished)
     copies.set_nvram(tree, clone.define(hypervisor, plan, copy, undo, variables))
     memory_file.write_head(volume, save_image.head(save_image.with_xml(image, xml.raw(tree))))
     with translated(hypervisor.uri):
         undo.add(f"power off {copy.identity.name}", lambda: _power_off(hypervisor, copy))
         abortable(lambda: hypervisor.conn.restoreFlags(path, None, libvirt.VIR_DOMAIN_SAVE_PAUSED))
+
+
+def _unfinished(plan: Plan, copy: Copy) -> Metadata:
+    """What is remembered of a copy until it has its own identity: who makes it, and the memory file beside its own.
+
+    Should kvmctl be killed, ``delete`` takes all of it away; its cables are out until then.
+    """
+    assert plan.memory is not None
+    volumes = (*copy.metadata.volumes, *([plan.memory] if copy is plan.copies[0] else []))
+    return replace(copy.metadata, creator=claim.this_process(), volumes=volumes)
 
 
 def definition(tree: xml.Element, plan: Plan, copy: Copy) -> xml.Element:
@@ -162,7 +190,6 @@ def definition(tree: xml.Element, plan: Plan, copy: Copy) -> xml.Element:
     copies.separate(tree)
     copies.set_disks(tree, wanted)
     copies.cut_network(tree)
-    copies.remember(tree, copy.metadata)
     return tree
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from tests.lab import images
 from tests.lab.guest import Guest
-from tests.lab.hosts import Host
+from tests.lab.hosts import Host, wait_until
+from tests.lab.test_clones import source
 from tests.lab.test_snapshots import Open, create, names, read, write
 
 # Before the first call that changes something, while libvirt is at it, and towards the end: a command here takes one
@@ -152,3 +153,46 @@ def test_a_freeze_that_was_never_used_is_taken_back_before_the_next_start(
     host_a.kvmctl("delete", copy, "-y", check=False)
     host_a.kvmctl("clone", vm, f"{copy}-2")
     host_a.kvmctl("delete", vm, f"{copy}-2", "-y")
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_killed_while_a_running_guest_is_forked(
+    host_a: Host, tiny: images.Tiny, console: Open, vm_name: Callable[[str], str]
+) -> None:
+    vm, fork = vm_name("src"), vm_name("fork")
+    host_a.start_default_network()
+    source(host_a, tiny, vm, net="nat")
+    guest = console(host_a, vm).ready()
+    write(guest, "first")
+    guest.close()
+    # While the memory is being written, or before: the source runs on.
+    killed(host_a, 0.7, "clone", vm, fork, "--live")
+    host_a.kvmctl("delete", fork, "-y", check=False)
+    shows(lambda: console(host_a, vm), "first")
+    assert not files(host_a, fork)
+
+    # When the copy goes on already: it is cut off, said to be unfinished, and goes altogether.
+    process = subprocess.Popen(
+        host_a.kvmctl_command("clone", vm, fork, "--live"),
+        env=host_a.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(
+            lambda: host_a.virsh("domstate", fork, check=False).stdout.strip() in ("running", "paused"), "a fork"
+        )
+    finally:
+        process.kill()
+        process.wait()
+    assert "down" in host_a.virsh("domif-getlink", fork, host_a.virsh("domiflist", fork).stdout.split()[-1]).stdout
+    again = host_a.kvmctl("clone", vm, fork, "--live", "-o", "json", check=False)
+    assert (again.returncode, again.error()["code"]) == (4, "conflict")
+    assert "did not finish" in again.error()["message"]
+    host_a.kvmctl("delete", fork, "-y")
+    assert not files(host_a, fork)
+    shows(lambda: console(host_a, vm), "first")
+    is_whole(host_a, vm)
+    host_a.kvmctl("clone", vm, fork, "--live")
+    host_a.kvmctl("delete", vm, fork, "-y")
