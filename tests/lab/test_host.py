@@ -17,6 +17,7 @@ from tests.lab import images
 from tests.lab.guest import Guest
 from tests.lab.hosts import Host, wait_until
 from tests.lab.lab import Lab
+from tests.lab.test_hooks import on_host
 
 # What --json of host check has in any case, whichever host it judges.
 ALWAYS = {"cpu-flag", "kvm-device", "iommu", "ksm", "libvirt", "libvirt-version", "emulators", "uefi", "tpm", "accel"}
@@ -124,6 +125,14 @@ def test_info(host_a: Host, host_b: Host) -> None:
         assert "x86_64" in found["architectures"]
         assert [network["name"] for network in found["networks"]] == ["default"]
         assert found["guests"] == found["guests_running"] == 0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_hooks_stay(lab: Lab) -> Iterator[None]:
+    """``host setup`` installs them, and they would act on what the tests of other modules do by hand."""
+    yield
+    on_host(lab.a, "from kvmctl.operations import hooks; hooks.remove()")
+    lab.a.restart_libvirtd()
 
 
 @pytest.fixture
