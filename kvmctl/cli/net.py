@@ -282,5 +282,5 @@ def draw_map(app: App) -> None:
     if app.output in ("json", "yaml", "name"):
         output.show_one(app, root.as_dict())
     else:
-        drawn = {"svg": net_map.as_svg, "dot": net_map.as_dot}.get(app.output, net_map.as_text)
-        output.show_text(drawn(root))
+        drawn = {"svg": net_map.as_svg, "dot": net_map.as_dot}.get(app.output)
+        output.show_text(drawn(root) if drawn is not None else net_map.as_text(root, output.columns()))

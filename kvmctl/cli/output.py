@@ -155,6 +155,13 @@ def show_text(text: str) -> None:
     _write(text if text.endswith("\n") else text + "\n")
 
 
+def columns() -> int | None:
+    """How wide the terminal is that standard output goes to; None where it goes elsewhere."""
+    from shutil import get_terminal_size
+
+    return get_terminal_size().columns if sys.stdout.isatty() else None
+
+
 def json_line(row: Row) -> None:
     """Print one object on one line at once, for a stream of them."""
     import json

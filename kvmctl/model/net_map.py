@@ -1,7 +1,9 @@
 """A picture of a host's networks: a tree of nodes, drawn as text, as DOT or as SVG."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from textwrap import wrap
 from typing import Any, Literal
 
 from kvmctl.model import xml
@@ -50,16 +52,24 @@ class Node:
         return harmless("  ".join((f"{word}{self.name}", *self.detail)) + off)
 
 
-def as_text(root: Node) -> str:
-    """The tree with lines, as tree(1) draws it."""
+def as_text(root: Node, width: int | None = None) -> str:
+    """The tree with lines, as tree(1) draws it; what is longer than ``width`` columns goes on below its own line."""
+
+    def own(node: Node, first: str, rest: str) -> Iterator[str]:
+        room = max(24, width - len(first)) if width is not None else sys.maxsize
+        head, *more = wrap(node.label, room, subsequent_indent="    ", break_on_hyphens=False) or [""]
+        yield first + head
+        # The line down to its children is not broken by it.
+        yield from (rest + text.replace("    ", "│   ", 1) if node.children else rest + text for text in more)
 
     def lines(node: Node, indent: str) -> Iterator[str]:
         for index, child in enumerate(node.children):
             last = index == len(node.children) - 1
-            yield f"{indent}{'└── ' if last else '├── '}{child.label}"
-            yield from lines(child, indent + ("    " if last else "│   "))
+            rest = indent + ("    " if last else "│   ")
+            yield from own(child, f"{indent}{'└── ' if last else '├── '}", rest)
+            yield from lines(child, rest)
 
-    return "\n".join([root.label, *lines(root, "")]) + "\n"
+    return "\n".join([*own(root, "", ""), *lines(root, "")]) + "\n"
 
 
 def as_dot(root: Node) -> str:

@@ -83,6 +83,7 @@ def test_bridge_mode(pair: tuple[Guest, Guest], lab: Lab, host_a: Host) -> None:
     assert [(row["mode"], row["source"], row["macvtap_mode"], row["mac"], row["ips"]) for row in rows] == [
         ("macvtap", "lan0", "bridge", MACS["mv1"], [ONE])
     ]
+    assert f"mv1  {ONE}  {MACS['mv1']}" in host_a.kvmctl("net", "map").stdout
 
 
 def test_private_and_vepa_mode(pair: tuple[Guest, Guest], lab: Lab, host_a: Host) -> None:

@@ -151,12 +151,13 @@ def test_net_info_tells_what_is_not_in_force(host_a: Host) -> None:
 def test_the_map_shows_who_is_where(host_a: Host, tiny: images.Tiny) -> None:
     host_a.start_default_network()
     host_a.kvmctl("create", "seen", *boot(tiny), "--net", "nat", "--net", "macvtap:lan0:private", "--no-start")
-    host_a.kvmctl("port", "add", "seen", "8080:80")
+    host_a.kvmctl("port", "add", "seen", "8080:80", "9000-9002:9000-9002/udp")
     tree = host_a.kvmctl("net", "map").stdout
     lines = [line.strip("│├└─ ") for line in tree.splitlines()]
     network = next(n for n, line in enumerate(lines) if line.startswith("network default  nat  virbr0"))
     assert lines[network + 1].startswith("seen  52:54:00:")
-    assert lines[network + 2].startswith("0.0.0.0:8080/tcp → 80")
+    assert lines[network + 2].startswith("0.0.0.0:8080/tcp → 80  the guest is not running")
+    assert lines[network + 3].startswith("0.0.0.0:9000-9002/udp → 9000-9002  ")
     device = next(n for n, line in enumerate(lines) if line.startswith("device lan0"))
     assert lines[device + 1].startswith("seen  ") and "private" in lines[device + 1]
     assert host_a.kvmctl("net", "map", "-o", "dot").stdout.startswith("graph networks {")

@@ -34,6 +34,24 @@ def test_as_a_tree() -> None:
     )
 
 
+def test_a_tree_in_a_narrow_terminal_keeps_its_lines() -> None:
+    reason = "its rule is missing from the host's firewall"
+    forward = Node("forward", "0.0.0.0:8080/tcp → 80", (reason,), up=False)
+    guests = (Node("guest", "web", ("192.168.122.9",), children=(forward,)), Node("guest", "a" * 50))
+    tree = as_text(Node("host", "lab", children=(Node("network", "default", children=guests),)), 40)
+    assert tree == (
+        "host lab\n"
+        "└── network default\n"
+        "    ├── web  192.168.122.9\n"
+        "    │   └── 0.0.0.0:8080/tcp → 80  its\n"
+        "    │           rule is missing from the\n"
+        "    │           host's firewall  (off)\n"
+        f"    └── {'a' * 32}\n"
+        f"            {'a' * 18}\n"
+    )
+    assert max(map(len, tree.splitlines())) == 40
+
+
 def test_as_dot_with_names_that_stay_names() -> None:
     drawn = as_dot(ROOT)
     assert drawn.startswith("graph networks {") and drawn.endswith("}\n")
