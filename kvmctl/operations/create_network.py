@@ -117,13 +117,12 @@ def publish(hypervisor: Hypervisor, domain: libvirt.virDomain, forwards: Sequenc
         return
     # Imported late: most guests publish nothing.
     from kvmctl.operations import forwards as user_forwards
+    from kvmctl.operations import ports
 
     with translated(hypervisor.uri):
-        if user_forwards.user_netdev(domain) is not None:
+        if ports.through_qemu(hypervisor, domain):
             for forward in forwards:
                 user_forwards.add(domain, forward)
             return
-        from kvmctl.operations import ports
-
         undo.add("take back the published ports", lambda: ports.unpublish_all(hypervisor, domain))
         ports.publish(hypervisor, domain, forwards)

@@ -33,12 +33,6 @@ def user_netdev(domain: libvirt.virDomain) -> str | None:
     return None
 
 
-def has_user_nic(domain: libvirt.virDomain) -> bool:
-    """Whether the saved definition gives the guest user-mode networking."""
-    flags = libvirt.VIR_DOMAIN_XML_INACTIVE if domain.isPersistent() else 0
-    return xml.parse(domain.XMLDesc(flags), "domain", "domain").find("devices/interface[@type='user']") is not None
-
-
 def active(domain: libvirt.virDomain) -> set[Forward]:
     """The forwards QEMU has now, each with its host address."""
     netdev = user_netdev(domain)
@@ -63,7 +57,8 @@ def add(domain: libvirt.virDomain, forward: Forward) -> None:
     if netdev is None:
         raise KvmctlError("the guest has no user-mode network device to forward through")
     answer = _monitor(domain, f"hostfwd_add {netdev} {_rule(forward)}").strip()
-    if answer:
+    # libvirt's hooks publish it too, at the guest's start: it may be there already.
+    if answer and _with_address(forward) not in active(domain):
         raise Conflict(
             f"the host's port {forward.host_port}/{forward.protocol} on {forward.address or LOOPBACK} "
             f"could not be published: {answer[:200]}",
@@ -111,32 +106,6 @@ def check(forwards: Iterable[Forward]) -> None:
         if key in seen:
             raise UsageProblem(f"-p {written(forward)}: that host port is published twice")
         seen.add(key)
-
-
-def taken_by(hypervisor: Hypervisor, forwards: Iterable[Forward], but: str | None = None) -> None:
-    """Raise Conflict where another VM of this hypervisor is to have one of these host ports."""
-    wanted = list(forwards)
-    if not wanted:
-        return
-    with translated(hypervisor.uri):
-        for domain in hypervisor.conn.listAllDomains(0):
-            if domain.UUIDString() == but:
-                continue
-            for other in metadata.read(domain).forwards:
-                for forward in wanted:
-                    if _clash(forward, other):
-                        raise Conflict(
-                            f"the host's port {forward.host_port}/{forward.protocol} is published for "
-                            f"{domain.name()} already",
-                            f"publish another: -p OTHER:{forward.guest_port}",
-                        )
-
-
-def _clash(one: Forward, other: Forward) -> bool:
-    if (one.protocol, one.host_port) != (other.protocol, other.host_port):
-        return False
-    a, b = one.address or LOOPBACK, other.address or LOOPBACK
-    return a == b or "0.0.0.0" in (a, b)
 
 
 def _with_address(forward: Forward) -> Forward:

@@ -77,9 +77,9 @@ def arrive(hosts: Hosts, autostart: bool) -> list[str]:
         attempt("reserved addresses", lambda: _reservations(hosts, domain, known))
     if known.forwards and domain.isActive():
         # Firewalls and networks are a third of what a migration would import, and most guests have no such port.
-        from kvmctl.operations import forwards, ports
+        from kvmctl.operations import ports
 
-        if hypervisor.is_remote and forwards.user_netdev(domain) is None:
+        if hypervisor.is_remote and not ports.through_qemu(hypervisor, domain):
             warnings.append(
                 "its published ports come into force over there by themselves where 'kvmctl host setup' has installed "
                 "libvirt's hooks, else by 'kvmctl port add' there: that host's firewall cannot be reached from here"

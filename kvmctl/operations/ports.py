@@ -67,6 +67,12 @@ def way_of(hypervisor: Hypervisor, tree: xml.Element, known: dict[str, Network] 
     return None
 
 
+def through_qemu(hypervisor: Hypervisor, domain: libvirt.virDomain) -> bool:
+    """Whether the VM's ports are published by QEMU: its first card that allows it is on user networking."""
+    way = way_of(hypervisor, _tree(domain))
+    return way is not None and way.kind == "user"
+
+
 # ---------------------------------------------------------------- add and remove
 
 
@@ -313,7 +319,7 @@ def unpublish_all(hypervisor: Hypervisor, domain: libvirt.virDomain) -> list[str
         before = metadata.read(domain)
         if not before.forwards and not before.reservations:
             return []
-        behind_nat = bool(before.forwards) and not forwards.has_user_nic(domain)
+        behind_nat = bool(before.forwards) and not through_qemu(hypervisor, domain)
         metadata.write(domain, replace(before, forwards=(), reservations=()))
         warnings = []
         if behind_nat:
@@ -329,14 +335,17 @@ def unpublish_all(hypervisor: Hypervisor, domain: libvirt.virDomain) -> list[str
 
 def reapply(hypervisor: Hypervisor, domain: libvirt.virDomain) -> list[str]:
     """After a start: put in force what the metadata says. Returns one line for each that could not be."""
-    failures = forwards.reapply(hypervisor, domain)
     try:
         with translated(hypervisor.uri):
-            if metadata.read(domain).forwards and forwards.user_netdev(domain) is None:
-                publish(hypervisor, domain, metadata.read(domain).forwards)
+            wanted = metadata.read(domain).forwards
+            if not wanted:
+                return []
+            if through_qemu(hypervisor, domain):
+                return forwards.reapply(hypervisor, domain)
+            publish(hypervisor, domain, wanted)
     except KvmctlError as error:
-        failures.append(f"its published ports are not in force: {error.message}")
-    return failures
+        return [f"its published ports are not in force: {error.message}"]
+    return []
 
 
 def settle(hypervisor: Hypervisor, domain: libvirt.virDomain) -> None:
@@ -380,8 +389,14 @@ def patiently(connect: Callable[[], Hypervisor], seconds: float = 60) -> Hypervi
 
 
 def repair(hypervisor: Hypervisor) -> int:
-    """What libvirt's hooks ask for: running guests in their networks again, and sync()."""
+    """What libvirt's hooks ask for: running guests in their networks again, QEMU's forwards, and sync()."""
     networks.reattach(hypervisor)
+    with translated(hypervisor.uri):
+        for domain in hypervisor.conn.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+            # One that stops meanwhile, or whose QEMU refuses, is no reason to leave the others without.
+            with contextlib.suppress(KvmctlError, libvirt.libvirtError):
+                if metadata.read(domain).forwards and through_qemu(hypervisor, domain):
+                    forwards.reapply(hypervisor, domain)
     return sync(hypervisor)
 
 

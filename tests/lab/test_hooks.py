@@ -62,9 +62,9 @@ def gone(host: Host) -> bool:
     return "kvmctl" not in host.run(["nft", "list", "ruleset"]).stdout.lower()
 
 
-def answers(host_a: Host, asking: Host, address: str | None = None) -> bool:
+def answers(host_a: Host, asking: Host, address: str | None = None, port: int = 8080) -> bool:
     """Whether host a's published port answers ``asking``, at ``address`` (its own on the wire)."""
-    url = f"http://{address or host_a.address}:8080/hostname"
+    url = f"http://{address or host_a.address}:{port}/hostname"
     asked = asking.client(["curl", "-sS", "--max-time", "4", url], check=False)
     return asked.stdout.strip() == "tiny"
 
@@ -78,6 +78,20 @@ def test_virsh_stops_and_starts_the_guest(web: Guest, host_a: Host, host_b: Host
     web.text = ""
     web.open().address()
     wait_until(lambda: answers(host_a, host_b), "the port")
+
+
+def test_virsh_starts_a_guest_in_user_networking(web: Guest, host_a: Host, tiny: images.Tiny) -> None:
+    boot = ["--kernel", str(tiny.kernel), "--initrd", str(tiny.initrd), "--cmdline", tiny.cmdline]
+    ports = ["--net", "user", "-p", "8081:80", "--no-start"]
+    host_a.kvmctl("create", "inner", *boot, "--memory", "256M", "--vcpus", "1", *ports)
+    host_a.virsh("start", "inner")
+    wait_until(lambda: answers(host_a, host_a, "127.0.0.1", 8081), "the port that QEMU publishes")
+    wait_until(lambda: settled(host_a), "the end of the hooks")
+    # Started by kvmctl both do it, and neither is in the other's way.
+    host_a.kvmctl("destroy", "inner")
+    assert host_a.kvmctl("start", "inner", "-o", "json").stderr == ""
+    wait_until(lambda: answers(host_a, host_a, "127.0.0.1", 8081), "the port that QEMU publishes")
+    host_a.kvmctl("delete", "--yes", "inner")
 
 
 def test_libvirtd_restarts_and_reloads(web: Guest, host_a: Host, host_b: Host) -> None:
