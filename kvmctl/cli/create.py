@@ -155,7 +155,8 @@ def create(ctx: click.Context, name: str | None, **given: Any) -> None:
         else:
             for text in plan.warnings:
                 output.warn(app, text)
-            row = operation.run(hypervisor, plan, progress, given["wait"], given["timeout"], given["keep"])
+            full = app.output in ("json", "yaml")
+            row = operation.run(hypervisor, plan, progress, given["wait"], given["timeout"], given["keep"], full)
     if given["dry_run"]:
         output.show_one(
             app, row, lambda: "\n".join([*(f"would {step}" for step in row["steps"]), "", row["xml"].rstrip()])

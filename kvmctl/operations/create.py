@@ -8,7 +8,7 @@ import libvirt
 
 from kvmctl.connection import Hypervisor, is_missing, translated
 from kvmctl.errors import KvmctlError, NotFound
-from kvmctl.model import xml
+from kvmctl.model import state, xml
 from kvmctl.operations import claim, create_network, disk_secret, pools, removal
 from kvmctl.operations.create_parts import VolumePlan
 from kvmctl.operations.create_plan import Plan
@@ -23,12 +23,13 @@ def run(
     wait: str | None = None,
     timeout: float | None = None,
     keep: bool = False,
+    full: bool = True,
 ) -> dict[str, Any]:
     """Make the VM of ``plan``; with ``wait``, until that condition holds in it.
 
     Whatever fails, or Ctrl-C, takes back every step, so that no volume, seed or definition is left; with
-    ``keep`` a VM that runs but did not get as far as ``wait`` in time stays. Returns the VM as ``create``
-    prints it.
+    ``keep`` a VM that runs but did not get as far as ``wait`` in time stays. Returns the VM as ``create -o json``
+    prints it; without ``full`` only ``{"name", "uuid", "state", "vcpus", "memory_bytes", "accel"}`` of that.
     """
     began = time.monotonic()
     with Undo() as undo:
@@ -58,7 +59,8 @@ def run(
         undo.keep()
     if keep and wait is not None:
         _wait(hypervisor, domain, wait, timeout, progress, keep=True)
-    return _result(hypervisor, domain, plan, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    return _result(hypervisor, domain, plan, seconds) if full else _summary(hypervisor, domain, plan)
 
 
 def _wait(
@@ -156,3 +158,17 @@ def _result(hypervisor: Hypervisor, domain: libvirt.virDomain, plan: Plan, secon
     found["warnings"] = list(plan.warnings)
     found["seconds"] = round(seconds, 3)
     return found
+
+
+def _summary(hypervisor: Hypervisor, domain: libvirt.virDomain, plan: Plan) -> dict[str, Any]:
+    """What a sentence needs. To know all of it, libvirt asks a QEMU that has only begun for its disks and memory."""
+    with translated(hypervisor.uri):
+        number, _, memory_kib, vcpus, _ = domain.info()
+    return {
+        "name": plan.name,
+        "uuid": plan.uuid,
+        "state": state.word(number),
+        "vcpus": vcpus,
+        "memory_bytes": memory_kib * 1024,
+        "accel": plan.accel.accel,
+    }

@@ -94,6 +94,9 @@ def _check_forwards(hypervisor: Hypervisor, nics: Sequence[wires.Nic], forwards:
 
 def reserve(hypervisor: Hypervisor, name: str, wanted: Sequence[Reservation], undo: Undo) -> None:
     """Have the networks keep the addresses for the VM ``name``; undone where a later step fails."""
+    if not wanted:
+        return
+    # Imported late: most guests reserve nothing.
     from kvmctl.operations import reservations
 
     for reservation in wanted:

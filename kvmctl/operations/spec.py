@@ -176,7 +176,7 @@ def run(hypervisor: Hypervisor, plan: Plan, progress: Progress, timeout: float) 
     ``timeout`` (seconds) is how long a guest that shall be off may take to shut down.
     """
     if plan.creation is not None:
-        row = create.run(hypervisor, plan.creation, progress)
+        row = create.run(hypervisor, plan.creation, progress, full=False)
         return _row(plan, row["uuid"], row["state"], created=True, warnings=[])
     assert plan.domain is not None
     warnings: list[str] = []
