@@ -301,18 +301,18 @@ class _Move:
                 return self._result(truth, [f"{cause}; but the guest had moved already", *warnings])
             left: list[str] = []
             if truth.place in ("source", "off"):
-                left = self._tidy()
+                left = self._tidy(truth.settled)
         raise self._told(error, truth, left) from error
 
-    def _tidy(self) -> list[str]:
-        """Nothing left over: no volume on the destination, no note in the guest's metadata."""
+    def _tidy(self, settled: bool) -> list[str]:
+        """Nothing left over: no volume on the destination; no note in the guest's metadata that --recover may need."""
         left = []
         if self.made:
             try:
                 left = migrate_storage.delete(self.hosts.hypervisor("destination"), self.made)
             except (KvmctlError, libvirt.libvirtError) as error:
                 left = [f"volume {name} of pool {pool} ({error})" for pool, name in self.made]
-        if not left:
+        if settled and not left:
             with contextlib.suppress(KvmctlError, libvirt.libvirtError):
                 migrate_after.remove_note(self.hosts.domain("source"))
         return left

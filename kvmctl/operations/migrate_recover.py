@@ -62,11 +62,13 @@ def recover(hypervisor: Hypervisor, name: str, destination: str | None) -> dict[
     hosts = Hosts(hypervisor, other, other_uri, uuid)
     _wait_for_jobs(hosts)
     before = _before(hosts)
-    truth = settle(hosts, before)
+    truth = settle(hosts, before, moved=note is not None and note.source == hosts.source_uri)
     if _torn(truth):
         truth = _resume_post_copy(hosts, truth)
     if truth.place == "unclear":
-        raise KvmctlError(f"{name}: {truth.sentence}", "try again when both hosts answer")
+        twice = truth.source.runs and truth.destination.runs
+        hint = "power one of them off: 'kvmctl -c URI destroy'" if twice else "try again when both hosts answer"
+        raise KvmctlError(f"{name}: {truth.sentence}", hint)
     return _put_in_order(hosts, name, uuid, note, truth)
 
 

@@ -1,13 +1,15 @@
 """After a migration ended in whatever way: where is the guest really? Both hosts are asked, and put in order.
 
-The rule: exactly one guest runs. What kvmctl ends is only ever a copy that does not run, and only while the other
-one is seen running; what it lets run on is only a guest that the other host, asked now, does not have.
+The rule: exactly one guest runs. What kvmctl ends is a copy that does not run, and only while the other one is seen
+running; what it lets run on is only a guest that the other host, asked now, does not have. One case is worse:
+libvirt's source hands over, the answer is lost with the link, and 30 s later it lets the guest go on, which the
+destination has started too. Of two that run the destination's is ended: of that one nobody has been told.
 """
 
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import libvirt
@@ -22,6 +24,7 @@ PATIENCE_SECONDS = 45.0
 # What libvirt does within moments itself; only then does kvmctl step in.
 GRACE_SECONDS = 8.0
 _LOOK_SECONDS = 0.25
+_TWIN = "the link had broken at the switchover and it ran on {} too, where it was ended: what it did there is gone"
 
 Place = Literal["source", "destination", "off", "unclear"]
 
@@ -98,22 +101,28 @@ class Hosts:
         return Seen(state.word(number), reason)
 
 
-def settle(hosts: Hosts, before: str, patience: float = PATIENCE_SECONDS) -> Truth:
+def settle(hosts: Hosts, before: str, patience: float = PATIENCE_SECONDS, moved: bool = True) -> Truth:
     """Wait until one place is certain, helping where libvirt does not, and say it.
 
-    ``before`` is the guest's state before the migration. Raises nothing: what cannot be told is ``unclear``.
+    ``before`` is the guest's state before the migration; ``moved`` whether it is known that kvmctl was moving it from
+    the source to the destination: only then is one of two that run ended. Raises nothing: what cannot be told is
+    ``unclear``.
     """
     began = time.monotonic()
+    twin = False
     while True:
         waited = time.monotonic() - began
         here, there = hosts.see("source"), hosts.see("destination")
         truth = judge(here, there, before, hosts)
+        if twin:
+            truth = replace(truth, sentence=f"{truth.sentence}; {_TWIN.format(hosts.destination_uri)}")
         if truth.settled or waited > patience:
             return truth
         if truth.place == "source" and there.word == "unreachable" and waited > GRACE_SECONDS and here.runs:
             return truth
         if waited > GRACE_SECONDS:
             _help(hosts, here, there, before)
+            twin = (moved and here.runs and there.runs and _end_twin(hosts)) or twin
         time.sleep(_LOOK_SECONDS)
 
 
@@ -163,8 +172,18 @@ def _help(hosts: Hosts, here: Seen, there: Seen, before: str) -> None:
             hosts.domain("source").resume()
 
 
+def _end_twin(hosts: Hosts) -> bool:
+    """Both ran when they were asked; unless that was one guest on its way, asked before and after, end the other's."""
+    with contextlib.suppress(libvirt.libvirtError, KvmctlError):
+        source = hosts.domain("source")
+        if source.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE and hosts.see("source").runs:
+            _end(hosts.domain("destination"))
+            return True
+    return False
+
+
 def _end(domain: libvirt.virDomain) -> None:
-    """End a stopped copy, with its definition where it has one; its disks are the other's and stay."""
+    """End a copy, with its definition where it has one; its disks are the other's and stay."""
     persistent = domain.isPersistent()
     domain.destroy()
     if persistent:

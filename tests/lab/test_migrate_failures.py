@@ -191,6 +191,25 @@ def test_the_link_is_cut_at_the_switchover(make: Define, host_a: Host, host_b: H
         assert place is host_b
 
 
+def test_the_last_answer_is_lost(make: Define, host_a: Host, host_b: Host) -> None:
+    """The destination has let the guest run, and the source never hears of it: libvirt then lets it run there too."""
+    guest = make()
+    lost = ["INPUT", "-s", host_b.address, "-p", "tcp", "--sport", "16509", "-j", "DROP"]
+    running = Running(host_a, "migrate", guest.name, host_b.tcp_uri, "--bandwidth", "40M", "-o", "json")
+    until_sending(host_a, guest.name)
+    host_a.run(["iptables", "-I", *lost])
+    try:
+        result = running.end(timeout=150)
+        assert (guest.state(host_a), guest.state(host_b)) == ("running", "running")
+    finally:
+        host_a.run(["iptables", "-D", *lost])
+    assert result.returncode == 5 and f"running on {host_a.uri}" in result.error()["message"], result.stderr
+    row = host_a.kvmctl("migrate", guest.name, host_b.tcp_uri, "--recover", "-o", "json").json()
+    assert row["place"] == "source" and "it was ended" in row["sentence"]
+    guest.assert_one(host_a)
+    assert "urn:kvmctl:migration" not in host_a.virsh("dumpxml", guest.name).stdout
+
+
 @pytest.mark.full
 def test_the_link_is_cut_while_it_copies_a_disk(with_disk: Moving, host_a: Host, host_b: Host, lab: Lab) -> None:
     """QEMU would wait for its connection for a quarter of an hour; kvmctl does not, and the guest runs on.

@@ -75,3 +75,31 @@ def test_help_only_ends_what_stands_still(before: str, monkeypatch: pytest.Monke
                 assert there == "running" and here == "paused"
             else:
                 assert deed == "resume source" and here == "paused" and there == "absent" and before != "paused"
+
+
+@pytest.mark.parametrize(("job", "runs_still", "ended"), [(0, True, True), (1, True, False), (0, False, False)])
+def test_of_two_that_run_one_is_ended_only_while_none_is_on_its_way(
+    job: int, runs_still: bool, ended: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    class Domain:
+        def __init__(self, where: str) -> None:
+            self.where = where
+
+        def jobInfo(self) -> list[int]:
+            return [job]
+
+    class Fake(Hosts):
+        def __init__(self) -> None:
+            pass
+
+        def domain(self, where: str) -> Domain:
+            return Domain(where)
+
+        def see(self, where: str) -> Seen:
+            return Seen("running" if runs_still else "absent")
+
+    monkeypatch.setattr(migrate_truth, "_end", lambda domain: done.append(domain.where))
+    assert migrate_truth._end_twin(Fake()) is ended
+    assert done == (["destination"] if ended else [])
