@@ -99,7 +99,21 @@ def explain(error: libvirt.libvirtError, uri: str | None = None) -> KvmctlError:
         return KvmctlError(message, "is qemu-guest-agent installed and running in the guest?")
     if code == libvirt.VIR_ERR_NO_SUPPORT:
         return KvmctlError(f"{message}{at}", "this hypervisor cannot do that")
-    return KvmctlError(message)
+    return KvmctlError(message, _firewall_hint(message))
+
+
+def _firewall_hint(message: str) -> str | None:
+    """What helps where libvirt's own firewall commands for a network fail; None for other errors."""
+    if "Failed to apply firewall command" not in message:
+        return None
+    if "TC action" in message:
+        # Its nftables back end has tc correct the checksums of DHCP's answers.
+        return (
+            'the kernel lacks the module act_csum: load it, or set firewall_backend = "iptables" in '
+            "/etc/libvirt/network.conf and restart libvirtd"
+        )
+    # libvirtd makes its tables once, when it starts.
+    return "was the firewall flushed? Restart libvirtd, which then makes its own tables and chains anew"
 
 
 def _connection_hint(message: str, uri: str | None) -> str | None:

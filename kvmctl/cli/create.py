@@ -121,7 +121,7 @@ class WithMaximum(click.ParamType):
 @dry_run
 @everywhere
 @click.pass_context
-def create(ctx: click.Context, name: str | None, **given: Any) -> None:
+def create(ctx: click.Context, /, name: str | None, **given: Any) -> None:
     """Make a VM from an image, an installer, a kernel, a disk or the network, and start it.
 
     All of it is made, or nothing: what fails half way, or is interrupted, leaves nothing behind.

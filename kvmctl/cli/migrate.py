@@ -56,7 +56,7 @@ LONGEST_DOWNTIME_SECONDS = 2000.0
 @dry_run
 @everywhere
 @click.pass_obj
-def migrate(app: App, vm: str, destination: str | None, **options: Any) -> None:
+def migrate(app: App, /, vm: str, destination: str | None, **options: Any) -> None:
     """Move a VM to another host while it runs, and say how long it paused.
 
     DEST is the other host's libvirt URI. Both hosts are looked at first; nothing is begun that is known

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 @click.pass_obj
 def set_command(
     app: App,
+    /,
     names: tuple[str, ...],
     all_: bool,
     parallel: int,

@@ -103,6 +103,20 @@ def test_each_error_is_of_its_kind(code: int, message: str, kind: type[errors.Kv
     assert "\n" not in found.message
 
 
+@pytest.mark.parametrize(
+    ("command", "help"),
+    [
+        ("'tc filter add dev virbr0 prio 2': Error: Failed to load TC action module.", "act_csum"),
+        ("'nft -ae insert rule ip libvirt_network guest_output iif virbr0': No such file", "Restart libvirtd"),
+    ],
+)
+def test_what_helps_where_libvirts_firewall_commands_fail(command: str, help: str) -> None:
+    """What libvirt 11.3 said on a kernel without that module, and after 'nft flush ruleset'."""
+    message = f"internal error: Failed to apply firewall command {command}"
+    found = connection.explain(Reported(libvirt.VIR_ERR_INTERNAL_ERROR, message), "qemu:///system")
+    assert found.exit_code == 1 and help in (found.hint or "")
+
+
 def test_connection_errors_name_the_uri_and_a_way_out() -> None:
     found = connection.explain(
         Reported(libvirt.VIR_ERR_SYSTEM_ERROR, "Failed to connect socket to 'x'"), "qemu:///system"

@@ -43,8 +43,9 @@ class Map:
                 inherited, vendor = self.resolve(parent.get("name", ""))
                 features |= inherited
             for feature in element.findall("feature"):
-                # "removed" ones were in the model once; QEMU took them out.
-                if feature.get("removed") != "yes":
+                # "removed" ones were in the model once; QEMU took them out. "added" ones came later (since libvirt
+                # 10.0): a model is no promise of them, so a host that has them says so beside its model.
+                if "yes" not in (feature.get("removed"), feature.get("added")):
                     features.add(feature.get("name", ""))
             own = element.find("vendor")
             vendor = own.get("name") if own is not None else vendor
