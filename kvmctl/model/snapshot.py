@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Literal
 
 from kvmctl.errors import UsageProblem
 from kvmctl.model import xml
+from kvmctl.model.frozen import dataclass
 
 Location = Literal["internal", "external"]
 

@@ -16,7 +16,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
 from typing import IO, Any
@@ -24,6 +23,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from kvmctl import __version__
 from kvmctl.errors import Conflict, KvmctlError, NotFound, Refused, UsageProblem
+from kvmctl.model.frozen import dataclass
 from kvmctl.model.names import harmless
 from kvmctl.model.units import GIB, MIB, human_size
 from kvmctl.operations.progress import Progress

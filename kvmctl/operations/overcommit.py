@@ -4,12 +4,13 @@ import contextlib
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import libvirt
 
 from kvmctl.connection import Hypervisor, translated
+from kvmctl.model.frozen import dataclass
 from kvmctl.model.state import ACTIVE, word
 from kvmctl.model.units import human_size
 from kvmctl.operations import cpu_use

@@ -6,9 +6,10 @@ looked at until nobody has changed them for a while.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from kvmctl.connection import Hypervisor
+from kvmctl.model.frozen import dataclass
 from kvmctl.operations import firewall, ports
 from kvmctl.operations.firewall import Seen
 
