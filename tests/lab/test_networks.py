@@ -1,5 +1,7 @@
 """Networks of every mode: made, seen in them by packets, refused where they would harm, gone without a trace."""
 
+import ipaddress
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +10,7 @@ import pytest
 
 from tests.lab import images
 from tests.lab.guest import Guest
-from tests.lab.hosts import Host
+from tests.lab.hosts import Host, wait_until
 from tests.lab.packets import is_cut_off, reaches
 
 Console = Callable[[Host, str], Guest]
@@ -248,6 +250,40 @@ def test_a_routed_network_and_a_bridge(host_a: Host, host_b: Host, tiny: images.
         host_b.net.ip("route", "flush", "10.60.0.0/24")
         host_a.net.ip("link", "set", "lan0", "nomaster")
         host_a.net.ip("link", "del", "br0")
+
+
+def test_nat_holds_over_ipv6_too(host_a: Host, host_b: Host, tiny: images.Tiny, console: Console) -> None:
+    host_a.kvmctl("net", "create", "six", "--subnet", "10.66.0.0/24", "--subnet", "fd00:66::/64")
+    for host, own in ((host_a, "fd00:77::1"), (host_b, "fd00:77::2")):
+        host.net.ip("address", "add", f"{own}/64", "dev", "lab0", "nodad")
+    host_b.net.ip("route", "add", "fd00:66::/64", "via", "fd00:77::1")
+    tells = ["socat", "TCP6-LISTEN:7366,reuseaddr,fork", "SYSTEM:echo from $SOCAT_PEERADDR"]
+    try:
+        host_a.kvmctl("create", "inside", *boot(tiny), "--net", "nat:six")
+        guest = console(host_a, "inside")
+        guest.address()
+        guest.run("until ip -6 route | grep -q ^default; do sleep 0.5; done")
+        ready = "ip -6 address show dev eth0 | grep 'fd00:66:.*global' | grep -v tentative"
+        guest.run(f"until {ready} >/dev/null; do sleep 0.5; done")
+        address = guest.run(f"{ready} | sed 's/.*inet6 //; s|/.*||'")
+        # Out it goes as the host.
+        assert reaches(guest, "fd00:77::2")
+        with subprocess.Popen(host_b.outside(tells)) as listener:
+            wait_until(lambda: ":7366 " in host_b.client(["ss", "-tln"]).stdout, "the listener")
+            told = guest.run("nc -w 20 fd00:77::2 7366 </dev/null", check=False)
+            listener.terminate()
+        assert ipaddress.ip_address(told.removeprefix("from ").strip("[]")) == ipaddress.ip_address("fd00:77::1")
+        # In comes nobody but the host itself, though somebody routes the subnet to it.
+        page = ["curl", "-sS", "--max-time", "20", f"http://[{address}]/hostname"]
+        assert host_a.client(page).stdout.strip() == "tiny"
+        assert host_b.client(page, check=False).returncode != 0
+        assert host_b.client(["ping", "-c2", "-W2", address], check=False).returncode != 0
+        refused = host_a.kvmctl("port", "add", "inside", "[fd00:77::1]:8066:80", "-o", "json", check=False)
+        assert refused.returncode == 2 and "IPv4 addresses only" in refused.error()["message"]
+    finally:
+        host_b.net.ip("route", "del", "fd00:66::/64")
+        for host, own in ((host_a, "fd00:77::1"), (host_b, "fd00:77::2")):
+            host.net.ip("address", "del", f"{own}/64", "dev", "lab0")
 
 
 def test_an_open_network_lets_everything_through(
