@@ -22,7 +22,7 @@ def web(lab: Lab, tiny: images.Tiny) -> Iterator[Guest]:
     """A guest with a published port, on a host that ``host setup`` has made ready: with the hooks."""
     host = lab.a
     on_host(host, "from kvmctl.operations import hooks; hooks.remove()")
-    steps = host.kvmctl("host", "setup", "-o", "json", local=True).json()["steps"]
+    steps = host.kvmctl("host", "setup", "-o", "json", local=True, env={"SUDO_USER": None}).json()["steps"]
     assert [step["done"] for step in steps if step["name"] == "hooks"] == [True]
     assert on_host(host, "from kvmctl.operations import hooks; print(hooks.install(), hooks.missing())") == "[] []"
     # Without systemd libvirtd is not started anew by it, and libvirtd looks for hooks only then.
