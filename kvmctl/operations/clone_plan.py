@@ -9,7 +9,7 @@ from typing import Any, Literal
 import libvirt
 
 from kvmctl.connection import Hypervisor, translated
-from kvmctl.errors import Conflict, NotFound, Refused
+from kvmctl.errors import Conflict, Refused
 from kvmctl.model import clone as copies
 from kvmctl.model import xml
 from kvmctl.model.domain import Hardware
@@ -187,13 +187,7 @@ def _check_source(
 
 
 def _check_disks(hypervisor: Hypervisor, source: str, tree: xml.Element, layers: Sequence[Layer]) -> None:
-    for layer in layers:
-        gone = dependents.broken(hypervisor, layer.base)
-        if gone is not None:
-            raise NotFound(
-                f"{gone}, which the disk {layer.target} of {source} stands on, is no longer there",
-                "bring the file back, or restore the disk from a copy",
-            )
+    dependents.check_whole(hypervisor, source, ((layer.target, layer.base) for layer in layers))
     covered = {layer.target for layer in layers}
     for disk in preflight.disks_of(tree):
         if disk.written and disk.target not in covered:

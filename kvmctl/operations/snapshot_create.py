@@ -109,6 +109,7 @@ def plan(
         from kvmctl.operations import snapshots_external
 
         files = snapshots_external.plan_files(hypervisor, domain, tree, name, memory=memory)
+        dependents.check_whole(hypervisor, vm, ((layer.target, layer.base) for layer in files.layers))
         covered = {layer.target for layer in files.layers}
         others = tuple(disk.target for disk in preflight.disks_of(tree) if disk.target not in covered)
         return Plan(vm, name, description, "external", state, memory, quiesce, files, others)

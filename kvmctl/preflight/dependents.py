@@ -8,7 +8,7 @@ import libvirt
 
 from kvmctl.connection import Hypervisor
 from kvmctl.connection import is_missing as says_missing
-from kvmctl.errors import KvmctlError
+from kvmctl.errors import KvmctlError, NotFound
 from kvmctl.model import xml
 from kvmctl.model.metadata import from_domain
 from kvmctl.preflight.snapshots import disks_of
@@ -66,6 +66,17 @@ def chain(hypervisor: Hypervisor, path: str) -> list[str]:
 def broken(hypervisor: Hypervisor, path: str) -> str | None:
     """The first of ``path`` and what it is backed by that is certainly not there, or None."""
     return next((part for part in chain(hypervisor, path) if is_missing(hypervisor, part)), None)
+
+
+def check_whole(hypervisor: Hypervisor, vm: str, disks: Iterable[tuple[str, str]]) -> None:
+    """Raise NotFound where one of ``vm``'s ``disks``, (target, path), stands on something that is not there."""
+    for target, path in disks:
+        gone = broken(hypervisor, path)
+        if gone is not None:
+            raise NotFound(
+                f"{gone}, which the disk {target} of {vm} stands on, is no longer there",
+                "bring the file back, or restore the disk from a copy",
+            )
 
 
 def against_writing(hypervisor: Hypervisor, domain: xml.Element) -> str | None:

@@ -304,10 +304,15 @@ def test_a_base_that_vanished_is_said_before_anything_is_made(
     host_a.kvmctl("clone", vm, f"{copy}-first")
     host_a.run(["rm", f"/var/lib/libvirt/images/{vm}.qcow2"])
     before = host_a.files()
-    result = host_a.kvmctl("clone", vm, copy, "-o", "json", check=False)
-    assert result.returncode == 3, result.stderr
-    assert vm in result.error()["message"]
-    assert host_a.files() == before
+    for command in (
+        ("clone", vm, copy),
+        ("clone", f"{copy}-first", copy),
+        ("snapshot", "create", f"{copy}-first", "s", "--external"),
+    ):
+        result = host_a.kvmctl(*command, "-o", "json", check=False)
+        assert result.returncode == 3, result.stderr
+        assert f"{vm}.qcow2, which the disk vda" in result.error()["message"]
+        assert host_a.files() == before
 
 
 @pytest.fixture
