@@ -3,6 +3,7 @@
 Pure: no file is read here. What the spec does not say (None) is left as it is, or to create's defaults.
 """
 
+import ipaddress
 import posixpath
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
@@ -57,6 +58,9 @@ class Spec:
     profile: str | None = None
     os: str | None = None
     graphics: str | None = None
+    graphics_listen: str | None = None
+    graphics_tls: bool | None = None
+    graphics_password_file: str | None = None
     video: str | None = None
     sound: bool | None = None
     devices: tuple[str, ...] | None = None
@@ -139,7 +143,7 @@ def beside(spec: Spec, folder: str, home: str) -> Spec:
 
     changes: dict[str, Any] = {
         name: absolute(value)
-        for name in ("cdrom", "kernel", "initrd", "import_", "password_file", "user_data")
+        for name in ("cdrom", "kernel", "initrd", "import_", "password_file", "user_data", "graphics_password_file")
         if (value := getattr(spec, name)) is not None
     }
     # As --image has it: with a slash it is a path, without one an image's name.
@@ -265,6 +269,14 @@ def _networks(value: Any) -> tuple[str, ...]:
     return texts
 
 
+def _address(value: Any) -> str:
+    text = _text(value)
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise UsageProblem(f"{text[:60]!a} is not an IP address to listen on", "use 127.0.0.1 or ::1") from None
+
+
 def _publish(value: Any) -> tuple[str, ...]:
     several = value if isinstance(value, list) else [value]
     for one in several:
@@ -297,8 +309,8 @@ _AMOUNTS = {"vcpus": "count", "memory": "size"}
 _READ: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("image", "cdrom", "kernel", "initrd", "cmdline", "import", "cpu", "machine", "arch", "os"), _text),
     "video": _text,
-    **dict.fromkeys(("user", "password_file", "user_data", "hostname"), _text),
-    **dict.fromkeys(("pxe", "tpm", "sound", "autostart", "start", "seed"), _switch),
+    **dict.fromkeys(("user", "password_file", "user_data", "hostname", "graphics_password_file"), _text),
+    **dict.fromkeys(("pxe", "tpm", "sound", "graphics_tls", "autostart", "start", "seed"), _switch),
     "name": _name,
     "title": _title,
     "description": _description,
@@ -314,5 +326,6 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "firmware": _one_of(FIRMWARES),
     "profile": _one_of(PROFILES),
     "graphics": _one_of(("none", "vnc", "spice")),
+    "graphics_listen": _address,
     "ssh_keys": _texts,
 }

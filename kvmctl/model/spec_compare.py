@@ -117,6 +117,8 @@ def _plain(spec: Spec, seen: Seen) -> Iterable[Difference]:
         ("firmware", view.firmware, spec.firmware),
         ("tpm", seen.tpm, spec.tpm),
         ("graphics", seen.graphics, spec.graphics),
+        ("graphics_listen", seen.graphics_listen or "none", spec.graphics_listen),
+        ("graphics_tls", seen.graphics_tls, spec.graphics_tls),
         ("video", seen.video, spec.video),
         ("sound", seen.sound, spec.sound),
         ("os", seen.os, spec.os if seen.os is not None else None),

@@ -72,6 +72,8 @@ class Seen:
     tpm: bool
     sound: bool
     graphics: str
+    graphics_listen: str | None
+    graphics_tls: bool
     profile: Literal["linux", "windows", "generic"]
     os: str | None
     seeded: bool
@@ -85,6 +87,7 @@ class Seen:
 def read(domain: xml.Element) -> Seen:
     """A ``<domain>``, best the saved definition (a running one's CPU and addresses are filled in)."""
     view = domain_view.view(domain)
+    screen = domain.find("devices/graphics")
     remembered = metadata.from_domain(domain)
     disks = tuple(_disk(element, remembered.volumes) for element in domain.iterfind("devices/disk"))
     return Seen(
@@ -103,7 +106,9 @@ def read(domain: xml.Element) -> Seen:
         pxe=_boots_from_network(domain),
         tpm=domain.find("devices/tpm") is not None,
         sound=domain.find("devices/sound") is not None,
-        graphics=next((g.get("type", "") for g in domain.iterfind("devices/graphics")), "none"),
+        graphics=screen.get("type", "") if screen is not None else "none",
+        graphics_listen=_listens(screen),
+        graphics_tls=screen is not None and screen.get("defaultMode") == "secure",
         profile=_profile(domain),
         os=os_name(domain) if domain.find(f"metadata/{{{_OSINFO}}}libosinfo") is not None else None,
         seeded=any(volume.role == "seed" for volume in remembered.volumes),
@@ -111,6 +116,14 @@ def read(domain: xml.Element) -> Seen:
         video=next((m.get("type") for m in domain.iterfind("devices/video/model")), None),
         devices=tuple(text for device in extras.chosen(domain) if (text := extras.text_of(device)) is not None),
     )
+
+
+def _listens(screen: xml.Element | None) -> str | None:
+    """The address that the screen is served on, None where it is none (a socket, a network's own)."""
+    if screen is None:
+        return None
+    listen = screen.find("listen")
+    return (listen.get("address") if listen is not None else None) or screen.get("listen")
 
 
 def _disk(element: xml.Element, volumes: tuple[OwnedVolume, ...]) -> SeenDisk:

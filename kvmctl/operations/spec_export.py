@@ -6,6 +6,7 @@ from kvmctl.connection import Hypervisor
 from kvmctl.errors import KvmctlError, NotFound
 from kvmctl.model.disk import parse_disk
 from kvmctl.model.forward import written
+from kvmctl.model.graphics import LOOPBACK
 from kvmctl.model.names import check_new_name
 from kvmctl.model.nic import parse_nic
 from kvmctl.model.spec import Spec, to_mapping
@@ -48,6 +49,8 @@ def export(hypervisor: Hypervisor, name: str) -> tuple[dict[str, Any], list[str]
         tpm=seen.tpm or None,
         profile=seen.profile,
         graphics=_graphics(seen, missing),
+        graphics_listen=seen.graphics_listen if seen.graphics_listen != LOOPBACK else None,
+        graphics_tls=seen.graphics_tls or None,
         video=seen.video if seen.graphics != "none" else None,
         sound=seen.sound or None,
         devices=seen.devices or None,
@@ -152,6 +155,8 @@ def _networks(seen: Seen, missing: list[str]) -> tuple[str, ...]:
 
 def _graphics(seen: Seen, missing: list[str]) -> str | None:
     if seen.graphics in ("none", "vnc", "spice"):
+        if seen.graphics_listen not in (None, LOOPBACK, "::1") and not seen.graphics_tls:
+            missing.append("its screen's password is not in it: add graphics_password_file")
         return seen.graphics
     missing.append(f"it cannot say its {seen.graphics} graphics")
     return None

@@ -37,6 +37,7 @@ SAME: list[dict[str, Any]] = [
     {"cpu": "maximum", "accel": "tcg", "machine": "q35", "arch": "x86_64"},
     {"accel": "auto", "profile": "generic"},
     {"firmware": "bios", "tpm": True, "graphics": "spice", "sound": True},
+    {"graphics_listen": "127.0.0.1", "graphics_tls": False, "graphics_password_file": "/not/read"},
     {"publish": ["127.0.0.1:53:53/udp", "8080:80"]},
     {"networks": ["user", "nat", "network:lan", "bridge:br0", "macvtap:eth0:private"]},
     {
@@ -90,6 +91,8 @@ ANEW: list[tuple[dict[str, Any], str]] = [
     ({"firmware": "uefi"}, "firmware"),
     ({"tpm": False}, "tpm"),
     ({"graphics": "none"}, "graphics"),
+    ({"graphics_listen": "0.0.0.0"}, "graphics_listen"),
+    ({"graphics_tls": True}, "graphics_tls"),
     ({"sound": False}, "sound"),
     ({"video": "cirrus"}, "video"),
     ({"devices": ["vsock"]}, "devices"),
