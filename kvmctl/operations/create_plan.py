@@ -228,6 +228,8 @@ def _machine(guest: xml.Element, arch: str) -> str:
     """The machine type for new guests: PCI Express where the architecture has it, else what libvirt lists first."""
     known = [machine.text for machine in guest.iterfind("machine") if machine.text]
     wanted = "q35" if arch in ("x86_64", "i686") else "virt"
+    if not known:
+        raise UsageProblem(f"the hypervisor names no machine type for {arch} guests", "give one: --machine")
     return wanted if wanted in known else known[0]
 
 
