@@ -215,21 +215,25 @@ def _iptables() -> Iptables | None:
     )
 
 
-def _iptables_lines() -> list[str] | None:
-    if shutil.which("iptables", path=_PATH) is None:
+def _iptables_lines(program: str = "iptables") -> list[str] | None:
+    if shutil.which(program, path=_PATH) is None:
         return None
     result = subprocess.run(
-        ["iptables", "--wait", "10", "-S"], capture_output=True, text=True, timeout=30, check=False, env=_environment()
+        [program, "--wait", "10", "-S"], capture_output=True, text=True, timeout=30, check=False, env=_environment()
     )
     return result.stdout.splitlines() if result.returncode == 0 else None
 
 
-def libvirts_rules() -> set[str] | None:
-    """The bridges whose guests' packets libvirt's own rules let out; None where neither of its back ends is seen."""
+def libvirts_rules(version: int = 4) -> set[str] | None:
+    """The bridges whose guests' packets of this IP version libvirt's own rules let out.
+
+    None where neither of its back ends is seen.
+    """
     found: set[str] = set()
-    result = _iptables_lines()
-    chain = _nft_json("chain", "ip", LIBVIRT_TABLE, "guest_output")
-    if result is None and chain is None and shutil.which("iptables", path=_PATH) is not None:
+    program, family = ("iptables", "ip") if version == 4 else ("ip6tables", "ip6")
+    result = _iptables_lines(program)
+    chain = _nft_json("chain", family, LIBVIRT_TABLE, "guest_output")
+    if result is None and chain is None and shutil.which(program, path=_PATH) is not None:
         # iptables is there and does not answer; where it is not, libvirt can only have used nftables.
         return None
     for line in result or ():

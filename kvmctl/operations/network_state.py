@@ -10,6 +10,7 @@ from kvmctl.operations import firewall
 from kvmctl.preflight import host_firewall, hostnet
 
 IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+IPV6_FORWARDING = Path("/proc/sys/net/ipv6/conf/all/forwarding")
 
 
 def problems(hypervisor: Hypervisor, what: Network, active: bool) -> list[str] | None:
@@ -41,7 +42,7 @@ def own_problems(hypervisor: Hypervisor, what: Network) -> list[str] | None:
     if what.mode in OWN_BRIDGE:
         found += _addresses(what, host)
     if what.mode in ("nat", "route"):
-        found += _rules(what)
+        found += _rules(what) + _forwarding_ipv6(what)
     return found
 
 
@@ -58,12 +59,23 @@ def _addresses(what: Network, host: hostnet.HostNetwork) -> list[str]:
 
 
 def _rules(what: Network) -> list[str]:
-    with contextlib.suppress(KvmctlError):
-        rules = firewall.libvirts_rules()
-        if rules is not None and what.bridge is not None and what.bridge not in rules:
-            return [
-                "libvirt's own rules for it are gone from the firewall (flushed?): restart libvirtd to have them back"
-            ]
+    # libvirt has some for each IP version of which the network has a subnet.
+    for version in sorted({subnet.version for subnet in what.subnets}):
+        with contextlib.suppress(KvmctlError):
+            rules = firewall.libvirts_rules(version)
+            if rules is not None and what.bridge is not None and what.bridge not in rules:
+                return [
+                    "libvirt's own rules for it are gone from the firewall (flushed?): restart libvirtd to have them "
+                    "back"
+                ]
+    return []
+
+
+def _forwarding_ipv6(what: Network) -> list[str]:
+    if any(subnet.version == 6 for subnet in what.subnets):
+        with contextlib.suppress(OSError):
+            if IPV6_FORWARDING.read_text(encoding="ascii").strip() != "1":
+                return ["IPv6 forwarding is off on the host: sysctl -w net.ipv6.conf.all.forwarding=1"]
     return []
 
 

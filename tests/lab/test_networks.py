@@ -159,6 +159,27 @@ def test_net_info_tells_what_is_not_in_force(host_a: Host) -> None:
     assert over["problems"] is None
 
 
+def test_net_info_knows_the_rules_of_ipv6(host_a: Host) -> None:
+    host_a.kvmctl("net", "create", "only6", "--subnet", "fd00:67::/64")
+
+    def problems() -> list[str]:
+        found: list[str] = host_a.kvmctl("net", "info", "only6", "-o", "json").json()["problems"]
+        return found
+
+    assert problems() == []
+    forwarding = "/proc/sys/net/ipv6/conf/all/forwarding"
+    host_a.run(["sh", "-c", f"echo 0 >{forwarding}"])
+    off = problems()
+    host_a.run(["sh", "-c", f"echo 1 >{forwarding}"])
+    assert len(off) == 1 and "IPv6 forwarding is off" in off[0]
+    host_a.run(["ip6tables", "-F", "LIBVIRT_FWO"])
+    (told,) = problems()
+    assert "restart libvirtd" in told
+    host_a.restart_libvirtd()
+    assert problems() == []
+    host_a.kvmctl("net", "delete", "only6")
+
+
 def test_the_map_shows_who_is_where(host_a: Host, tiny: images.Tiny) -> None:
     host_a.start_default_network()
     host_a.kvmctl("create", "seen", *boot(tiny), "--net", "nat", "--net", "macvtap:lan0:private", "--no-start")
