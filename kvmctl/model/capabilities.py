@@ -1,7 +1,8 @@
 """What libvirt says a hypervisor and its machine can do (its capabilities XML)."""
 
+from dataclasses import dataclass
+
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 
 # Several names for one architecture: what uname says on the left, libvirt's name on the right.
 _ARCH_NAMES = {"amd64": "x86_64", "i386": "i686", "i486": "i686", "i586": "i686", "arm64": "aarch64", "armhf": "armv7l"}

@@ -2,9 +2,9 @@
 
 import secrets
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.metadata import Metadata, put
 
 # The prefix that QEMU's guests have by custom (virMacAddrGenerate's callers in libvirt's qemu driver).

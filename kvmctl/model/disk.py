@@ -1,10 +1,10 @@
 """Disks: what a user asks for with ``--disk``, and the ``<disk>`` that libvirt reads."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 from kvmctl.errors import UsageProblem
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.units import GIB, MIB, parse_size
 
 BUSES = ("virtio", "scsi", "sata", "ide", "usb", "fdc")

@@ -1,7 +1,7 @@
 """A new guest's ``<domain>``, put together from what was decided. No decision is made here."""
 
 from collections.abc import Collection
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Literal
 
 from kvmctl.model import graphics as screen
@@ -9,7 +9,6 @@ from kvmctl.model import metadata as remembered
 from kvmctl.model import xml
 from kvmctl.model.extras import ExtraDevice, add_to
 from kvmctl.model.firmware import Firmware, apply_firmware, tpm_element
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.pci import PciAddress, hostdev_element, root_ports
 from kvmctl.model.profile import Defaults, Profile, apply_profile, tablet_element, usb_controller_element
 

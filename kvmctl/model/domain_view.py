@@ -3,10 +3,11 @@
 Reading only. Nothing here is written back: an existing domain is edited in its own tree.
 """
 
+from dataclasses import dataclass
+
 from kvmctl.errors import UsageProblem
 from kvmctl.model import metadata, xml
 from kvmctl.model.domain_os import os_name
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.metadata import Metadata
 
 KIB = 1024

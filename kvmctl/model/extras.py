@@ -1,11 +1,10 @@
 """Devices beside disks and cards: what ``--device`` and ``device attach`` name, and what a VM has of them."""
 
 import re
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from kvmctl.errors import UsageProblem
 from kvmctl.model import mdev, xml
-from kvmctl.model.frozen import dataclass
 
 _WATCHDOG_ACTIONS = ("reset", "shutdown", "poweroff", "pause", "none", "dump", "inject-nmi")
 _HINT = (

@@ -1,10 +1,9 @@
 """A host's CPU as libvirt's documents describe it: a model of libvirt's database and what it has beyond that."""
 
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from kvmctl.errors import UsageProblem
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 
 X86 = frozenset({"x86_64", "i686"})
 # libvirt's database knows some 400 features; a document with many more describes no CPU.

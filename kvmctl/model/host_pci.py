@@ -1,10 +1,9 @@
 """One PCI device of a host: what sysfs and libvirt's node devices say of it."""
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Literal
 
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.pci import PciAddress
 
 # Base classes of the PCI Code and ID Assignment Specification.

@@ -1,10 +1,10 @@
 """Mediated devices (mdev): slices of a host's device, such as a graphics card's vGPU, each for one VM."""
 
 import re
+from dataclasses import dataclass
 
 from kvmctl.errors import UsageProblem
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 

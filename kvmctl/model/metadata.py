@@ -3,11 +3,10 @@
 virsh and virt-manager keep it through their own edits, and it travels with the guest.
 """
 
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 
 NAMESPACE = "urn:kvmctl:vm:1"
 PREFIX = "kvmctl"

@@ -1,9 +1,9 @@
 """What a migration is asked to do, what becomes of each disk, and the note it leaves while it is under way."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 
 # Beside kvmctl's own metadata of a VM, so that neither overwrites the other.
 NAMESPACE = "urn:kvmctl:migration:1"

@@ -2,12 +2,11 @@
 
 import sys
 from collections.abc import Iterator
-from dataclasses import field
+from dataclasses import dataclass, field
 from textwrap import wrap
 from typing import Any, Literal
 
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.names import harmless
 
 Kind = Literal["host", "network", "bridge", "device", "user", "guest", "forward", "port"]

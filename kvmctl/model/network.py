@@ -1,10 +1,10 @@
 """A libvirt network: what kvmctl reads of one, and the ``<network>`` of a new one."""
 
 import ipaddress
+from dataclasses import dataclass
 from typing import Literal
 
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 
 Mode = Literal["nat", "route", "isolated", "open", "bridge", "macvtap"]
 MODES: tuple[Mode, ...] = ("nat", "route", "isolated", "open", "bridge", "macvtap")

@@ -6,12 +6,11 @@ which would take rtl8139 and a MAC of its own).
 
 import ipaddress
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
 from kvmctl.errors import UsageProblem
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.names import harmless
 
 Model = Literal["virtio", "e1000", "e1000e", "rtl8139", "pcnet", "ne2k_pci", "vmxnet3"]

@@ -10,9 +10,8 @@ FORWARD chain ahead of libvirt's jump, or in the chain ``guest_input`` of its nf
 import ipaddress
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
-
-from kvmctl.model.frozen import dataclass
 
 TABLE = "kvmctl"
 CHAIN = "KVMCTL_FWD"

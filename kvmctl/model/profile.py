@@ -4,11 +4,11 @@ The choices are those of virt-install 4.1 for the same guest; docs/windows.md co
 """
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Literal
 
 from kvmctl.model import xml
 from kvmctl.model.firmware import Firmware
-from kvmctl.model.frozen import dataclass
 
 Profile = Literal["linux", "windows", "generic"]
 PROFILES: tuple[Profile, ...] = ("linux", "windows", "generic")

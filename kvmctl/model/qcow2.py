@@ -4,9 +4,9 @@ Pure: bytes in, facts out. Whoever has the bytes (from a volume's stream) says w
 """
 
 import struct
+from dataclasses import dataclass
 
 from kvmctl.errors import KvmctlError
-from kvmctl.model.frozen import dataclass
 
 MAGIC = b"QFI\xfb"
 HEADER_SIZE = 72

@@ -6,10 +6,9 @@ padding up to a multiple of 64 KiB. Pure: bytes in, bytes out.
 """
 
 import struct
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from kvmctl.errors import Refused
-from kvmctl.model.frozen import dataclass
 
 MAGIC = b"LibvirtQemudSave"
 PARTIAL = b"LibvirtQemudPart"

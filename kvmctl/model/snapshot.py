@@ -2,13 +2,12 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
 from kvmctl.errors import UsageProblem
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 
 Location = Literal["internal", "external"]
 

@@ -6,7 +6,7 @@ Pure: no file is read here. What the spec does not say (None) is left as it is, 
 import ipaddress
 import posixpath
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from kvmctl.errors import KvmctlError, UsageProblem
@@ -14,7 +14,6 @@ from kvmctl.model.disk import ExistingDisk, parse_disk
 from kvmctl.model.extras import parse_device
 from kvmctl.model.firmware import FIRMWARES
 from kvmctl.model.forward import parse_forward
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.names import check_new_name, harmless
 from kvmctl.model.nic import MODELS, parse_nic
 from kvmctl.model.pci import PciSelector

@@ -7,13 +7,12 @@ not compared.
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from kvmctl.model import extras, xml
 from kvmctl.model.disk import DiskRequest, ExistingDisk, NewDisk, parse_disk
 from kvmctl.model.forward import parse_forward, written
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.metadata import Forward
 from kvmctl.model.nic import NetworkNic, Nic, parse_nic
 from kvmctl.model.pci import PciSelector

@@ -3,13 +3,12 @@
 Reading only, and with patience: what another tool wrote and a spec cannot say is named in ``beyond``.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from kvmctl.model import domain_view, extras, metadata, xml
 from kvmctl.model.domain_os import os_name
 from kvmctl.model.domain_view import DomainView
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.metadata import Forward, OwnedVolume
 from kvmctl.model.nic import BridgeNic, MacvtapNic, NetworkNic, Nic, UserNic
 

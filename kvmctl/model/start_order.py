@@ -1,6 +1,7 @@
 """When a VM is started as its host boots, among the others: kept in its metadata, for libvirt has no such thing."""
 
-from kvmctl.model.frozen import dataclass
+from dataclasses import dataclass
+
 from kvmctl.model.metadata import Metadata, extra, new_extra, with_extra
 
 

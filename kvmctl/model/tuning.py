@@ -1,10 +1,10 @@
 """What can be tuned of a VM: the words of ``kvmctl set``, and the XML they mean."""
 
 import re
+from dataclasses import dataclass
 
 from kvmctl.errors import NotFound, UsageProblem
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.units import KIB, MIB, parse_size
 
 CPU_MODES = ("host-passthrough", "host-model", "maximum")

@@ -1,7 +1,8 @@
 """What the last change to a VM was and what was before it, as it is kept in the VM's own metadata."""
 
+from dataclasses import dataclass
+
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.metadata import NAMESPACE, Metadata, extra, new_extra, with_extra
 
 

@@ -1,10 +1,10 @@
 """The host's USB devices, and how a domain names them."""
 
 import re
+from dataclasses import dataclass
 
 from kvmctl.errors import UsageProblem
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 
 _IDS = re.compile(r"([0-9a-f]{4}):([0-9a-f]{4})\Z", re.IGNORECASE)
 _PLACE = re.compile(r"([0-9]{1,3})[:.]([0-9]{1,3})\Z")

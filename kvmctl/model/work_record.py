@@ -1,9 +1,9 @@
 """What a command is doing to a VM's disks just now, as it is kept in the VM's own metadata until it is done."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.metadata import NAMESPACE, Creator, Metadata, extra, new_extra, with_extra
 
 

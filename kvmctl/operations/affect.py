@@ -1,10 +1,11 @@
 """Whether a change goes to the running guest, to what is saved of it, or to both."""
 
+from dataclasses import dataclass
+
 import libvirt
 
 from kvmctl.connection import translated
 from kvmctl.errors import Conflict, UsageProblem
-from kvmctl.model.frozen import dataclass
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,9 @@ Reads one-line (``sources.list``) and deb822 (``*.sources``) files, both describ
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
-
-from kvmctl.model.frozen import dataclass
 
 ETC_APT = Path("/etc/apt")
 FALLBACK_MIRROR = "http://deb.debian.org/debian"

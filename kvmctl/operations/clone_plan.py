@@ -2,7 +2,7 @@
 
 import uuid as uuids
 from collections.abc import Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -13,7 +13,6 @@ from kvmctl.errors import Conflict, Refused
 from kvmctl.model import clone as copies
 from kvmctl.model import xml
 from kvmctl.model.domain import Hardware
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.metadata import Metadata, OwnedVolume
 from kvmctl.model.names import check_new_name
 from kvmctl.operations import claim, freeze, metadata, nvram, pools, snapshots

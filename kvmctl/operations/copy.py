@@ -6,12 +6,12 @@ import posixpath
 import secrets
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import KvmctlError, NotFound, UsageProblem
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.names import harmless
 from kvmctl.operations.agent import WRITTEN_PIECE, Agent, AgentError
 from kvmctl.operations.exec import output_of

@@ -1,7 +1,7 @@
 """A new VM's network cards: which, where they lead, what must be made for them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 import libvirt
@@ -9,7 +9,6 @@ import libvirt
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import UsageProblem
 from kvmctl.model import nic as wires
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.metadata import Forward, Reservation
 from kvmctl.operations.undo import Undo
 from kvmctl.preflight import cards as all_cards

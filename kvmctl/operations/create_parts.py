@@ -1,7 +1,7 @@
 """A new VM's disks, seed and boot files: which volumes to make, which files to use as they are."""
 
 import uuid as uuids
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -11,7 +11,6 @@ from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import Conflict, NotFound, UsageProblem
 from kvmctl.model import disk as media
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.metadata import OwnedVolume
 from kvmctl.model.units import human_size
 from kvmctl.operations import disk_secret, disk_sources, hypervisor_files, pools

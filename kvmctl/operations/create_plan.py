@@ -2,7 +2,7 @@
 
 import datetime
 import uuid as uuids
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import libvirt
@@ -14,7 +14,6 @@ from kvmctl.model import nic as wires
 from kvmctl.model import xml
 from kvmctl.model.firmware import FIRMWARES
 from kvmctl.model.forward import written
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.graphics import LOOPBACK
 from kvmctl.model.metadata import Metadata
 from kvmctl.model.pci import PciAddress, check_count

@@ -1,6 +1,6 @@
 """What a new VM shall be, and what of it is wrong whatever the hypervisor."""
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Literal
 
 from kvmctl.errors import UsageProblem
@@ -8,7 +8,6 @@ from kvmctl.model import disk as media
 from kvmctl.model import nic as wires
 from kvmctl.model.extras import ExtraDevice
 from kvmctl.model.firmware import Firmware
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.metadata import Forward
 from kvmctl.model.names import check_new_name
 from kvmctl.model.pci import PciSelector, check_count

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import libvirt
@@ -10,7 +11,6 @@ from kvmctl.connection import Hypervisor, explain, is_missing, translated
 from kvmctl.errors import Conflict, Refused, UsageProblem
 from kvmctl.model import metadata, xml
 from kvmctl.model.comparison import comparable
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.names import harmless
 from kvmctl.model.state import ACTIVE
 from kvmctl.operations.kept_definition import definition_kept

@@ -1,6 +1,6 @@
 """Deleting a VM and what kvmctl made for it, and nothing else."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import libvirt
@@ -8,7 +8,6 @@ import libvirt
 from kvmctl.connection import Hypervisor, is_missing, translated
 from kvmctl.errors import KvmctlError, Refused
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.metadata import Metadata, OwnedVolume
 from kvmctl.operations import disk_secret, metadata, pools, ports, removal
 from kvmctl.operations.progress import Progress

@@ -1,6 +1,7 @@
 """A VM's devices beside disks and cards: list them, plug them in, pull them out."""
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import libvirt
@@ -9,7 +10,6 @@ from kvmctl.connection import Hypervisor, explain, translated
 from kvmctl.errors import Conflict, KvmctlError, NotFound, Refused, TimedOut
 from kvmctl.model import extras, xml
 from kvmctl.model.extras import Attached, ExtraDevice
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.names import harmless
 from kvmctl.operations import mdev
 from kvmctl.operations.affect import Affect, affect

@@ -9,11 +9,11 @@ import struct
 import uuid
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from kvmctl.errors import KvmctlError
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.units import MIB
 
 SECTOR = 512

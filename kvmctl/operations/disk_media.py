@@ -1,7 +1,7 @@
 """CDs in and out of a VM's drives."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ import libvirt
 from kvmctl.connection import Hypervisor, explain, translated
 from kvmctl.errors import Conflict, KvmctlError, NotFound, Refused
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.metadata import OwnedVolume
 from kvmctl.operations import disk_sources, hypervisor_files, metadata, pools
 from kvmctl.operations.affect import Affect, affect

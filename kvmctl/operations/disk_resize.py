@@ -1,5 +1,6 @@
 """Growing a VM's disk, while it runs or is off."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import libvirt
@@ -8,7 +9,6 @@ from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import Conflict, KvmctlError, NotFound, Refused, UsageProblem
 from kvmctl.model import xml
 from kvmctl.model.disk import LARGEST_DISK
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.units import GIB, human_size, parse_size
 from kvmctl.operations import hypervisor_files
 from kvmctl.operations.disks import disks_of, find_target, source_of

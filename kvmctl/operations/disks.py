@@ -1,7 +1,7 @@
 """A VM's disks: list them, plug them in, pull them out."""
 
 import time
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import libvirt
@@ -10,7 +10,6 @@ from kvmctl.connection import Hypervisor, explain, translated
 from kvmctl.errors import Conflict, KvmctlError, NotFound, Refused, TimedOut, UsageProblem
 from kvmctl.model import disk as media
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.metadata import OwnedVolume
 from kvmctl.operations import disk_secret, disk_sources, metadata, pools
 from kvmctl.operations.affect import Affect, affect

@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
 from typing import IO, Any
@@ -23,7 +24,6 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from kvmctl import __version__
 from kvmctl.errors import Conflict, KvmctlError, NotFound, Refused, UsageProblem
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.names import harmless
 from kvmctl.model.units import GIB, MIB, human_size
 from kvmctl.operations.progress import Progress

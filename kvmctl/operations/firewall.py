@@ -12,13 +12,13 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from kvmctl.errors import KvmctlError, Refused
 from kvmctl.model import port_rules
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.port_rules import CHAIN, LIBVIRT_CHAIN, LIBVIRT_TABLE, TABLE, Redirect, Rule
 from kvmctl.operations.undo import Undo
 

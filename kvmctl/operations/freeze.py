@@ -7,7 +7,7 @@ running one is moved by libvirt's own snapshot call, all disks in one transactio
 import contextlib
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import libvirt
@@ -17,7 +17,6 @@ from kvmctl.errors import Conflict, KvmctlError, NotFound, Refused
 from kvmctl.model import clone as copies
 from kvmctl.model import qcow2, work_record, xml
 from kvmctl.model import snapshot as snapshot_model
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.metadata import Metadata, OwnedVolume
 from kvmctl.operations import metadata, pools
 from kvmctl.operations.abortable import abortable

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,6 @@ import libvirt
 
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import KvmctlError, UsageProblem
-from kvmctl.model.frozen import dataclass
 from kvmctl.operations import hooks, networks, pools
 from kvmctl.preflight import host_cpu, host_kvm
 from kvmctl.preflight.host_root import Root

@@ -1,6 +1,7 @@
 """``host info``: the machine behind the connection and what runs on it."""
 
 import contextlib
+from dataclasses import dataclass
 from typing import Any
 
 import libvirt
@@ -8,7 +9,6 @@ import libvirt
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import KvmctlError
 from kvmctl.model import capabilities, xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.operations.version import dotted
 from kvmctl.preflight import host_cpu
 from kvmctl.preflight.accel import choose_accel

@@ -8,11 +8,11 @@ import os
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from kvmctl.connection import Hypervisor
 from kvmctl.errors import KvmctlError
-from kvmctl.model.frozen import dataclass
 from kvmctl.operations import hooks, host_facts
 from kvmctl.operations.host_facts import Facts, Thing
 from kvmctl.preflight import host_kvm

@@ -6,6 +6,7 @@ import posixpath
 import stat
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +15,6 @@ import libvirt
 from kvmctl.connection import Hypervisor, explain, is_missing, translated
 from kvmctl.errors import Conflict, NotFound, UsageProblem
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.operations import pools
 
 # How often, and how far apart in seconds, to look again where another kvmctl is looking too.

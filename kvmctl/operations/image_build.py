@@ -15,10 +15,10 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from kvmctl.errors import KvmctlError, Refused, UsageProblem
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.units import GIB, MIB, human_size
 from kvmctl.operations import apt_sources, disk_layout
 from kvmctl.operations.progress import Progress

@@ -2,12 +2,12 @@
 
 import re
 import tomllib
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 from kvmctl.errors import NotFound
-from kvmctl.model.frozen import dataclass
 
 DATA = Path(__file__).parent.parent / "data" / "images.toml"
 Algorithm = Literal["sha256", "sha512"]

@@ -5,6 +5,7 @@ An image's name is its volume's, without ``.qcow2``.
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -13,7 +14,6 @@ import libvirt
 from kvmctl.connection import Hypervisor, explain, translated
 from kvmctl.errors import Conflict, KvmctlError, NotFound, Refused
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.names import check_new_name
 from kvmctl.operations import pools
 from kvmctl.operations.image_catalogue import os_of

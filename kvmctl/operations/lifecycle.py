@@ -6,6 +6,7 @@ happens between the look and the act is settled by asking libvirt again.
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -14,7 +15,6 @@ import libvirt
 from kvmctl.connection import Hypervisor, explain, is_missing, translated
 from kvmctl.errors import Conflict, Refused, TimedOut
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.state import ACTIVE, word
 from kvmctl.operations import ports
 from kvmctl.operations.progress import Progress

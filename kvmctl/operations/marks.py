@@ -1,6 +1,6 @@
 """A VM's switches: whether it starts with its host, and whether delete spares it."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import libvirt
@@ -8,7 +8,6 @@ import libvirt
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import Conflict
 from kvmctl.model import start_order
-from kvmctl.model.frozen import dataclass
 from kvmctl.operations import metadata
 from kvmctl.operations.lifecycle import state_of
 

@@ -7,12 +7,12 @@ So kvmctl begins with a limit well below the promise, and lets it grow only as f
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import libvirt
 
 from kvmctl.errors import KvmctlError, TimedOut
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.migration import Wish
 from kvmctl.model.units import human_duration, human_size
 

@@ -9,7 +9,7 @@ destination has started too. Of two that run the destination's is ended: of that
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import libvirt
@@ -17,7 +17,6 @@ import libvirt
 from kvmctl.connection import Hypervisor, connect, is_missing
 from kvmctl.errors import KvmctlError
 from kvmctl.model import state
-from kvmctl.model.frozen import dataclass
 from kvmctl.preflight.reachable import open_destination
 
 # qemu.conf's keepalive: libvirt notices a dead peer after 30 s, and then cleans up by itself.

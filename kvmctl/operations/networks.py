@@ -5,6 +5,7 @@ import ipaddress
 import os
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +15,6 @@ from kvmctl.connection import Hypervisor, is_missing, translated
 from kvmctl.errors import Conflict, KvmctlError, NotFound, UsageProblem
 from kvmctl.model import network as model
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.names import check_new_name
 from kvmctl.model.network import Network
 from kvmctl.model.nic import check_interface, check_macvtap_mode

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import libvirt
@@ -11,7 +11,6 @@ from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import Conflict, KvmctlError, NotFound, TimedOut, UsageProblem
 from kvmctl.model import xml
 from kvmctl.model.domain_view import view
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.nic import NetworkNic, Nic, check_mac, to_element
 from kvmctl.operations import addresses, metadata, networks, reservations
 from kvmctl.operations.affect import affect

@@ -4,13 +4,12 @@ import contextlib
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import libvirt
 
 from kvmctl.connection import Hypervisor, translated
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.state import ACTIVE, word
 from kvmctl.model.units import human_size
 from kvmctl.operations import cpu_use

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,6 @@ import libvirt
 from kvmctl.connection import Hypervisor, explain, translated
 from kvmctl.errors import Conflict, KvmctlError, NotFound, Refused, TimedOut
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.host_pci import HostPci
 from kvmctl.model.pci import PciAddress, PciSelector, check_count, hostdev_element, hostdev_elements, hostdevs
 from kvmctl.operations.affect import Affect, affect

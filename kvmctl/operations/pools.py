@@ -9,6 +9,7 @@ import io
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 
@@ -17,7 +18,6 @@ import libvirt
 from kvmctl.connection import Hypervisor, explain, is_missing, translated
 from kvmctl.errors import Conflict, Interrupted, KvmctlError, NotFound
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.units import MIB
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.undo import Undo

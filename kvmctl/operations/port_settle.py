@@ -6,10 +6,9 @@ looked at until nobody has changed them for a while.
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from kvmctl.connection import Hypervisor
-from kvmctl.model.frozen import dataclass
 from kvmctl.operations import firewall, ports
 from kvmctl.operations.firewall import Seen
 

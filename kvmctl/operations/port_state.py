@@ -1,6 +1,7 @@
 """Whether published ports are in force, and if not, why: metadata, libvirt and the firewall compared."""
 
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from kvmctl.connection import Hypervisor, is_missing, translated
 from kvmctl.errors import KvmctlError
 from kvmctl.model import metadata as model
 from kvmctl.model import port_rules, xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.metadata import Forward
 from kvmctl.model.network import Network
 from kvmctl.operations import firewall, forwards, networks, ports

@@ -10,7 +10,7 @@ import contextlib
 import ipaddress
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -21,7 +21,6 @@ from kvmctl.errors import Conflict, ConnectionFailed, KvmctlError, Refused, Usag
 from kvmctl.model import metadata as model
 from kvmctl.model import xml
 from kvmctl.model.forward import parse_selection, written
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.metadata import Forward, Metadata
 from kvmctl.model.network import Network
 from kvmctl.model.port_rules import Rule

@@ -4,9 +4,8 @@ import os
 import re
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-
-from kvmctl.model.frozen import dataclass
 
 PROC = Path("/proc")
 _UUID = re.compile(rb"\0-uuid\0([0-9a-f-]{36})\0")

@@ -3,6 +3,7 @@
 import ipaddress
 import re
 import socket
+from dataclasses import dataclass
 
 import libvirt
 
@@ -10,7 +11,6 @@ from kvmctl.connection import Hypervisor
 from kvmctl.errors import Conflict
 from kvmctl.model import domain_view
 from kvmctl.model.domain_view import DomainView
-from kvmctl.model.frozen import dataclass
 from kvmctl.operations import addresses
 from kvmctl.operations.agent import Agent, AgentError, NotConnected
 

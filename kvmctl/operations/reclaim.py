@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import libvirt
 
 from kvmctl.connection import Hypervisor
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.units import MIB
 from kvmctl.operations.host_info import memory
 from kvmctl.operations.overcommit import Guest, Overcommit

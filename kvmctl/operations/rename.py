@@ -1,12 +1,12 @@
 """Giving a VM another name."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import libvirt
 
 from kvmctl.connection import Hypervisor, explain, translated
 from kvmctl.errors import Conflict
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.names import check_new_name
 from kvmctl.model.state import ACTIVE
 from kvmctl.operations.lifecycle import state_of

@@ -1,5 +1,6 @@
 """Saving a running VM's state to disk, and running on from it."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,6 @@ import libvirt
 from kvmctl.connection import Hypervisor, explain, is_missing, translated
 from kvmctl.errors import Conflict, NotFound, UsageProblem
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.state import ACTIVE
 from kvmctl.operations import ports
 from kvmctl.operations.abortable import abortable

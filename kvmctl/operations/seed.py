@@ -6,11 +6,11 @@ and ``meta-data`` in it (https://docs.cloud-init.io/en/latest/reference/datasour
 
 import io
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kvmctl.errors import NotFound, UsageProblem
-from kvmctl.model.frozen import dataclass
 
 # A user name as useradd(8) takes it.
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")

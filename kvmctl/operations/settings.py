@@ -6,7 +6,7 @@ them or none. A further setting is a further function in _CHANGES.
 
 import time
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import libvirt
@@ -15,7 +15,6 @@ from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import Conflict, KvmctlError, Refused, UsageProblem
 from kvmctl.model import domain_view, tuning, xml
 from kvmctl.model.domain_view import DomainView
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.names import harmless
 from kvmctl.model.state import ACTIVE
 from kvmctl.model.units import human_size

@@ -1,6 +1,7 @@
 """The settings of ``set`` that tune a VM: CPU, pinning, shares, limits, huge pages, boot order."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import libvirt
@@ -8,7 +9,6 @@ import libvirt
 from kvmctl.connection import Hypervisor
 from kvmctl.errors import Conflict, KvmctlError, NotFound, Refused, UsageProblem
 from kvmctl.model import start_order, tuning, xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.start_order import StartOrder
 from kvmctl.model.tuning import DiskLimit, MemoryLimit, NetLimit, Numa, Pin
 from kvmctl.model.units import KIB, human_size

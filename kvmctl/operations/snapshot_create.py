@@ -1,6 +1,7 @@
 """Taking a snapshot: which kind this guest can have, and then libvirt's own."""
 
 import contextlib
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,7 +11,6 @@ from kvmctl.connection import Hypervisor, explain, translated
 from kvmctl.errors import Conflict, KvmctlError, Refused
 from kvmctl.model import snapshot as model
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.snapshot import Location
 from kvmctl.operations import snapshots
 from kvmctl.operations.abortable import abortable

@@ -1,5 +1,6 @@
 """Deleting snapshots: one, one and all that come from it, or only those."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import libvirt
@@ -7,7 +8,6 @@ import libvirt
 from kvmctl.connection import Hypervisor, explain, translated
 from kvmctl.errors import KvmctlError
 from kvmctl.model import snapshot as model
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.snapshot import Snapshot
 from kvmctl.operations import snapshots
 from kvmctl.operations.abortable import abortable

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,6 @@ from kvmctl.connection import Hypervisor, explain, translated
 from kvmctl.errors import Conflict, KvmctlError, NotFound, Refused
 from kvmctl.model import slot_record, undo_record, work_record, xml
 from kvmctl.model import snapshot as model
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.metadata import Metadata, OwnedVolume
 from kvmctl.model.snapshot import Snapshot
 from kvmctl.model.undo_record import UndoRecord

@@ -8,7 +8,7 @@ restored from its file.
 import contextlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import libvirt
 
@@ -17,7 +17,6 @@ from kvmctl.errors import Conflict, KvmctlError, NotFound, Refused
 from kvmctl.model import clone as copies
 from kvmctl.model import snapshot as model
 from kvmctl.model import work_record, xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.metadata import Metadata, OwnedVolume
 from kvmctl.operations import freeze, memory_file, metadata, nvram, pools, recovery, snapshots
 from kvmctl.operations.abortable import abortable

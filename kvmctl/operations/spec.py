@@ -1,6 +1,6 @@
 """Making VMs be as their specs say: look, say what differs, create or change; each VM all of it or nothing."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import libvirt
@@ -9,7 +9,6 @@ from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import Conflict, Refused
 from kvmctl.model import spec_compare, spec_seen, xml
 from kvmctl.model.forward import written
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.metadata import Forward
 from kvmctl.model.nic import NetworkNic
 from kvmctl.model.spec import Spec

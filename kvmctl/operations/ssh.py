@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import Conflict, UsageProblem
 from kvmctl.model import domain_view
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.state import ACTIVE
 from kvmctl.operations.lifecycle import state_of
 from kvmctl.operations.reach import doors

@@ -1,6 +1,6 @@
 """Starting VMs one after the other as the host boots, in the order that was set for them."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,6 @@ import libvirt
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import UsageProblem
 from kvmctl.model import start_order
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.start_order import StartOrder
 from kvmctl.operations import lifecycle, metadata
 

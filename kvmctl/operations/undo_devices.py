@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import libvirt
 
 from kvmctl.connection import is_missing
 from kvmctl.errors import TimedOut
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.operations.disks import HOTPLUG_BUSES
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.undo import Undo

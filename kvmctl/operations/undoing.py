@@ -1,7 +1,7 @@
 """Back to just before the last command that changed a VM's disks or definition."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import libvirt
@@ -11,7 +11,6 @@ from kvmctl.errors import Conflict, Refused
 from kvmctl.model import clone as copies
 from kvmctl.model import undo_record, xml
 from kvmctl.model.comparison import fingerprint
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.metadata import Metadata, Reservation, from_domain, put
 from kvmctl.model.snapshot import SLOT
 from kvmctl.model.undo_record import UndoRecord

@@ -1,6 +1,7 @@
 """The host's USB devices: list them, pass them to a VM, take them back."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ import libvirt
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import Conflict, KvmctlError, NotFound, Refused, TimedOut
 from kvmctl.model import usb, xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.names import harmless
 from kvmctl.model.usb import UsbDevice, UsbSelector
 from kvmctl.operations.affect import Affect, affect

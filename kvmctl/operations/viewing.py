@@ -1,11 +1,11 @@
 """How a VM's screen is watched: the address of its VNC or SPICE server, and a viewer for it."""
 
 import shutil
+from dataclasses import dataclass
 
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import Conflict
 from kvmctl.model import domain_view
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.state import ACTIVE
 from kvmctl.operations.lifecycle import state_of
 

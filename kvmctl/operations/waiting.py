@@ -8,6 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import libvirt
@@ -15,7 +16,6 @@ import libvirt
 from kvmctl.connection import Hypervisor, is_missing, translated
 from kvmctl.errors import Conflict, KvmctlError, TimedOut
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.names import harmless
 from kvmctl.operations import addresses, reach
 from kvmctl.operations.agent import Agent, AgentError, NotConnected

@@ -3,6 +3,7 @@
 import contextlib
 import queue
 import time
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal
 
@@ -10,7 +11,6 @@ import libvirt
 
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import ConnectionFailed
-from kvmctl.model.frozen import dataclass
 
 # virDomainEventType of libvirt-domain.h, in its order and words.
 LIFECYCLE = (

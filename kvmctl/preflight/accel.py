@@ -5,6 +5,7 @@ hang there.
 """
 
 import contextlib
+from dataclasses import dataclass
 from typing import Literal
 
 import libvirt
@@ -13,7 +14,6 @@ from kvmctl.connection import Hypervisor
 from kvmctl.errors import Refused, UsageProblem
 from kvmctl.model import capabilities, xml
 from kvmctl.model.capabilities import Capabilities
-from kvmctl.model.frozen import dataclass
 from kvmctl.preflight import host_cpu
 
 Accel = Literal["kvm", "tcg"]

@@ -1,12 +1,12 @@
 """Every network card of every VM: who has a MAC, a network, a bridge or a device."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import libvirt
 
 from kvmctl.connection import Hypervisor, is_missing, translated
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,8 @@
 """The result of one read-only look at something that must hold."""
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
-
-from kvmctl.model.frozen import dataclass
 
 Level = Literal["ok", "warn", "fail", "refused", "unknown"]
 

@@ -9,11 +9,11 @@
 """
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kvmctl.errors import UsageProblem
-from kvmctl.model.frozen import dataclass
 
 SYSTEM = Path("/etc/kvmctl/config.toml")
 

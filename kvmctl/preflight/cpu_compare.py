@@ -4,7 +4,7 @@ The database is inside libvirt's client library: its test driver opens without a
 the same tables as the hypervisor's, so that two files can be judged where no libvirt runs.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import libvirt
 from kvmctl.connection import Hypervisor, connect, translated
 from kvmctl.errors import KvmctlError, NotFound, UsageProblem
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.host_cpu import HostCpu, from_document, to_element
 
 # The smallest x86 model there is: with features beside it, it stands for a CPU that no model describes.

@@ -6,7 +6,7 @@ runs on, and a machine that only libvirt's words tell of.
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import libvirt
@@ -15,7 +15,6 @@ from kvmctl.connection import Hypervisor, leads_elsewhere, translated
 from kvmctl.errors import ConnectionFailed, KvmctlError, NotFound
 from kvmctl.model import capabilities, xml
 from kvmctl.model.capabilities import Capabilities
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.network import from_element
 from kvmctl.preflight import accel as accelerators
 from kvmctl.preflight import host_cpu, host_firewall, host_kernel, host_kvm, host_libvirt, host_remote

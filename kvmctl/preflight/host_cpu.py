@@ -2,11 +2,11 @@
 
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from kvmctl.errors import NotFound, UsageProblem
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.names import harmless
 from kvmctl.preflight.check import Check
 

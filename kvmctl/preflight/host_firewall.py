@@ -5,10 +5,10 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kvmctl.model.frozen import dataclass
 from kvmctl.preflight.check import Check
 from kvmctl.preflight.host_root import Root
 

@@ -7,10 +7,9 @@ import errno
 import fcntl
 import os
 import stat
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from kvmctl.model.frozen import dataclass
 from kvmctl.preflight.check import Check
 from kvmctl.preflight.host_cpu import CpuInfo
 from kvmctl.preflight.host_root import Root

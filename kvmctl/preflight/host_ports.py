@@ -4,11 +4,11 @@ import contextlib
 import ipaddress
 import socket
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from kvmctl.errors import Conflict
 from kvmctl.model.forward import written
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.metadata import Forward
 from kvmctl.model.names import harmless
 

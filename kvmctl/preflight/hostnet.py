@@ -8,12 +8,11 @@ import contextlib
 import ipaddress
 import json
 import subprocess
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
 from kvmctl.connection import Hypervisor
 from kvmctl.errors import NotFound, Refused, UsageProblem
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.network import Subnet
 from kvmctl.preflight.here import is_here as is_here
 from kvmctl.preflight.subnet import Taken

@@ -6,10 +6,10 @@ points, ``/etc/shadow`` of the hypervisor included. Nothing here opens anything;
 """
 
 import struct
+from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
 from kvmctl.errors import Refused
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.names import harmless
 
 Format = Literal["qcow2", "raw", "vmdk", "vdi", "vhdx", "vpc", "iso"]

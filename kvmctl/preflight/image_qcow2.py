@@ -3,8 +3,8 @@
 import struct
 import sys
 from array import array
+from dataclasses import dataclass
 
-from kvmctl.model.frozen import dataclass
 from kvmctl.preflight.image_header import LARGEST_DISK, Reader
 
 _DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION, _EXTENDED_L2 = (1 << bit for bit in range(5))

@@ -1,7 +1,8 @@
 """All that must hold before a guest is sent to another host."""
 
+from dataclasses import dataclass
+
 from kvmctl.connection import translated
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.migration import DiskMove
 from kvmctl.preflight import migration_devices, migration_guest, migration_host, migration_storage
 from kvmctl.preflight.check import Check, worst

@@ -1,10 +1,11 @@
 """Both ends of a migration, read once, for all the checks."""
 
+from dataclasses import dataclass
+
 import libvirt
 
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.model import state, xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.migration import Wish
 
 

@@ -1,6 +1,7 @@
 """Whether a network card can be plugged in where it shall be: looked at before anything is touched."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import libvirt
@@ -8,7 +9,6 @@ import libvirt
 from kvmctl.connection import Hypervisor, is_missing, translated
 from kvmctl.errors import Conflict, NotFound, Refused, UsageProblem
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.nic import BridgeNic, NetworkNic, Nic, UserNic, random_mac
 from kvmctl.preflight.cards import Card
 

@@ -2,12 +2,11 @@
 
 import os
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kvmctl.errors import KvmctlError, UsageProblem
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.profile import Profile
 
 # Where osinfo-db lies: the variable that libosinfo itself honours, then the administrator's, then the package's.

@@ -1,10 +1,11 @@
 """Whether a guest's start, or more CPUs or memory for it, promises more than the host should."""
 
+from dataclasses import dataclass
+
 import libvirt
 
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import Refused
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.units import human_size
 from kvmctl.preflight.configuration import thresholds
 

@@ -1,8 +1,8 @@
 """Which PCI devices of a host can be passed to a guest, and why the others cannot."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.host_pci import PCI_TO_PCI_BRIDGE, STUB_DRIVERS, HostPci
 from kvmctl.model.pci import PciAddress
 

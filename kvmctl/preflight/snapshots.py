@@ -1,9 +1,9 @@
 """What of a guest a snapshot, or a copy of it, could not hold: each thing named, before anything is touched."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 
 Kind = Literal["internal", "external"]
 

@@ -2,9 +2,9 @@
 
 import ipaddress
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from kvmctl.errors import Conflict, Refused, UsageProblem
-from kvmctl.model.frozen import dataclass
 from kvmctl.model.names import harmless
 from kvmctl.model.network import Address, Addressing, Host, Range, Subnet
 from kvmctl.model.nic import check_mac

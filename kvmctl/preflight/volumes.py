@@ -1,13 +1,13 @@
 """Finding what lies at a path of a hypervisor's host, through its storage pools: never by opening it."""
 
 import contextlib
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import libvirt
 
 from kvmctl.connection import Hypervisor, explain, is_missing, translated
 from kvmctl.model import xml
-from kvmctl.model.frozen import dataclass
 
 
 @dataclass(frozen=True)
