@@ -7,6 +7,7 @@ holds a digest of everything they are made of: a changed recipe is another folde
 import contextlib
 import fcntl
 import hashlib
+import lzma
 import os
 import re
 import shutil
@@ -240,14 +241,15 @@ def _fill_root(root: Path, kernel: Path, modules: list[str], work: Path) -> None
 
 def add_modules(target: Path, kernel: Path, wanted: list[str]) -> None:
     """Copy the modules and what they need, and write the order in which they load."""
-    known = {path.stem.replace("-", "_"): path for path in kernel.rglob("*.ko")}
+    # Debian compresses them from 13 on; what a tiny guest loads is not.
+    known = {path.name.partition(".")[0].replace("-", "_"): path for path in kernel.rglob("*.ko*")}
     order: dict[str, None] = {}
 
     def add(name: str) -> None:
         path = known.get(name.replace("-", "_"))
-        if path is None or path.stem in order:
+        if path is None or (stem := path.name.partition(".")[0]) in order:
             return
-        data = path.read_bytes()
+        data = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
         # The section .modinfo holds "key=value" strings, each ended by a zero byte.
         needs = re.search(rb"\0depends=([^\0]*)\0", data)
         for other in (needs[1].decode() if needs else "").split(","):
@@ -255,8 +257,8 @@ def add_modules(target: Path, kernel: Path, wanted: list[str]) -> None:
         for other in re.findall(rb"\0softdep=pre: ([^\0]*)\0", data):
             for softly in other.decode().split():
                 add(softly)
-        order[path.stem] = None
-        shutil.copy(path, target / path.name)
+        order[stem] = None
+        (target / f"{stem}.ko").write_bytes(data)
 
     for name in wanted:
         add(name)
