@@ -136,13 +136,18 @@ def apply(rules: Sequence[Rule]) -> None:
     seen = look()
     with Undo() as undo:
         # What lets packets through does nothing alone, so it comes first and goes last.
-        if seen.iptables is not None and (seen.iptables.libvirt or seen.iptables.policy == "DROP" or not rules):
+        if seen.iptables is not None and (not rules or _concerns(seen.iptables)):
             _restore_iptables(rules, seen.iptables, undo)
         _localnet(rules, seen.guarded, undo)
         if rules or seen.stale or seen.table:
             script = port_rules.nft_script(rules, seen.libvirt_chain, seen.stale)
             _run("nft", "-f", "-", input=script)
         undo.keep()
+
+
+def _concerns(tables: Iptables) -> bool:
+    """Whether iptables would stop the packets, or has accepts of kvmctl's from when it did."""
+    return tables.libvirt or tables.policy == "DROP" or tables.accepts is not None
 
 
 def _restore_iptables(rules: Sequence[Rule], before: Iptables, undo: Undo) -> None:

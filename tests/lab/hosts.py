@@ -27,6 +27,8 @@ PRIVATE = {
     "log": "/var/log/libvirt",
     "cache": "/var/cache/libvirt",
 }
+# Which firewall back end libvirt is told to use, of those it has (from libvirt 10.4 on); None: the one it takes itself.
+FIREWALL = os.environ.get("KVMCTL_TEST_FIREWALL")
 # Where both hosts see the lab's shared folder, and the machine itself does not.
 SHARED = "/srv/shared"
 
@@ -176,6 +178,8 @@ class Host:
             shutil.copytree(machine, etc / "nwfilter", dirs_exist_ok=True)
         (etc / "libvirtd.conf").write_text(_LIBVIRTD_CONF.format(uuid=uuid.uuid4(), address=self.address))
         (etc / "qemu.conf").write_text(_QEMU_CONF.format(address=self.address))
+        if FIREWALL is not None:
+            (etc / "network.conf").write_text(f'firewall_backend = "{FIREWALL}"\n')
         networks = etc / "qemu" / "networks"
         networks.mkdir(parents=True, exist_ok=True)
         (networks / "default.xml").write_text(_NETWORK.format(subnet=self.subnet))
@@ -352,6 +356,10 @@ class Host:
         pool = self.conn.storagePoolLookupByName("default")
         if not pool.isActive():
             pool.create()
+
+    def uses_nftables(self) -> bool:
+        """Whether this libvirt's own rules are nftables' and not iptables'. It has some once a network has run."""
+        return self.run(["nft", "list", "table", "ip", "libvirt_network"], check=False).returncode == 0
 
     def files(self) -> set[str]:
         """The files that guests leave on a host: images, seeds, NVRAM, saved state, TPM state."""

@@ -54,7 +54,8 @@ def quiet(web: Guest, host_a: Host) -> None:
 def in_force(host: Host) -> bool:
     """Whether kvmctl's rules are in the firewall, in both places."""
     ruleset = host.run(["nft", "list", "ruleset"]).stdout
-    return "table inet kvmctl" in ruleset and "KVMCTL_FWD" in ruleset
+    accepted = 'accept comment "kvmctl"' if host.uses_nftables() else "KVMCTL_FWD"
+    return "table inet kvmctl" in ruleset and accepted in ruleset
 
 
 def gone(host: Host) -> bool:

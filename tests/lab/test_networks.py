@@ -148,7 +148,8 @@ def test_net_info_tells_what_is_not_in_force(host_a: Host) -> None:
         host_a.run(["sh", "-c", mend_it.format(ip=f"{host_a.subnet}.1/24")])
         assert len(found) == 1 and reason in found[0], found
         assert levels == {"ok", "warn"}, reason
-    host_a.run(["iptables", "-F", "LIBVIRT_FWO"])
+    flush = "nft flush chain ip libvirt_network guest_output" if host_a.uses_nftables() else "iptables -F LIBVIRT_FWO"
+    host_a.run(flush.split())
     (told,) = problems()
     assert "restart libvirtd" in told
     level, detail = checked("networks")
@@ -337,7 +338,7 @@ def test_an_open_network_lets_everything_through(
         assert reaches(guest, host_b.address)
         assert host_b.client(["ping", "-c5", "-W10", address]).returncode == 0
         # libvirt has no rule for it.
-        assert made["bridge"] not in host_a.run(["iptables-save"]).stdout
+        assert made["bridge"] not in host_a.run(["sh", "-c", "iptables-save; nft list ruleset"]).stdout
         # Its guests are behind the host, too: a port may be published for who has no route to them.
         host_a.kvmctl("port", "add", "inside", "8062:80")
         page[-1] = f"http://{host_a.address}:8062/hostname"
