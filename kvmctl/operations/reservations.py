@@ -1,5 +1,6 @@
 """Addresses that a network's DHCP server keeps for one card (virNetworkUpdate)."""
 
+import contextlib
 import ipaddress
 
 import libvirt
@@ -35,8 +36,15 @@ def reserve(
         _refuse_other(what, mac, chosen)
         _check_free(hypervisor, found, what, mac, chosen)
         host = Host(str(chosen), mac, None) if chosen.version == 4 else Host(str(chosen), None, name)
-        _update(found, libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, what, host)
-    return Reservation(network, str(chosen), mac if chosen.version == 4 else None), True
+        made = Reservation(network, str(chosen), mac if chosen.version == 4 else None)
+        try:
+            _update(found, libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, what, host)
+        except BaseException:
+            # It may have been done all the same, or half; nobody had the address before.
+            with contextlib.suppress(KvmctlError, libvirt.libvirtError):
+                release(hypervisor, made)
+            raise
+    return made, True
 
 
 def check(hypervisor: Hypervisor, network: str, mac: str, ip: str) -> None:
