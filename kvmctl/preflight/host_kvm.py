@@ -200,6 +200,13 @@ def container(root: Root) -> str | None:
     return named[:40] if named else None
 
 
+# What lets a container run guests and networks of libvirt's, in the words of the program that starts it.
+_GIVEN = {
+    "systemd-nspawn": "--private-network --bind=/dev/net/tun --bind=/dev/kvm --property='DeviceAllow=/dev/kvm rw'",
+}
+_GIVEN_ELSE = "--device /dev/kvm --device /dev/net/tun --cap-add NET_ADMIN"
+
+
 def container_check(root: Root) -> Check | None:
     """``container``: a warning inside of one, else None."""
     kind = container(root)
@@ -209,7 +216,7 @@ def container_check(root: Root) -> Check | None:
         "container",
         "warn",
         f"this is a {kind} container: its devices, modules and cgroups are the outer machine's to give",
-        "give it --device /dev/kvm --device /dev/net/tun --cap-add NET_ADMIN, or run kvmctl on the machine itself",
+        f"give it {_GIVEN.get(kind, _GIVEN_ELSE)}, or run kvmctl on the machine itself",
     )
 
 

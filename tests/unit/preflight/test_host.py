@@ -79,6 +79,13 @@ def test_a_container(tmp_path: Path) -> None:
     assert "vmx, yet /dev/kvm is not there" in found["by_name"]["kvm-evidence"]["detail"]
 
 
+def test_a_container_of_systemds(tmp_path: Path) -> None:
+    tree = {name: text for name, text in trees.CONTAINER.items() if name != ".dockerenv"}
+    found = judged(tmp_path, {**tree, "run/systemd/container": "systemd-nspawn\n"})
+    assert "a systemd-nspawn container" in found["by_name"]["container"]["detail"]
+    assert "--bind=/dev/kvm" in found["by_name"]["container"]["hint"]
+
+
 def test_a_device_that_the_cpu_contradicts(tmp_path: Path) -> None:
     found = judged(tmp_path, trees.CONTRADICTION)
     assert (found["verdict"], found["accel"]) == ("warn", "tcg")
