@@ -105,9 +105,10 @@ class Moving:
     def assert_one(self, where: Host, state: str = "running") -> None:
         """It is on ``where`` and nowhere else, and when running it answers and its heart beats."""
         other = next(host for host in self.lab.hosts if host is not where)
-        assert (self.state(where), self.state(other)) == (state, "absent")
+        states = {host.name: self.state(host) for host in (where, other)}
+        assert states == {where.name: state, other.name: "absent"}, f"{self.name} should be on {where.name}: {states}"
         qemus = [host.name for host in self.lab.hosts for _ in qemu_pids(host, self.name)]
-        assert qemus == [where.name]
+        assert qemus == [where.name], f"{self.name} should be on {where.name} alone, its QEMU is on {qemus}"
         if state == "running" and not Witness(self.lab, self.address, 0.6).gaps():
             with Guest(where, self.name) as console:
                 raise AssertionError(f"no heartbeat on the wire: {console.run('cat /tmp/ping.log; dmesg | tail')}")
