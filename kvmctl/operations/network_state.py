@@ -24,7 +24,7 @@ def problems(hypervisor: Hypervisor, what: Network, active: bool) -> list[str] |
     found = own_problems(hypervisor, what)
     if found is None or what.mode not in ("nat", "route"):
         return found
-    return _forwarding() + found
+    return _forwarding(what) + found
 
 
 def own_problems(hypervisor: Hypervisor, what: Network) -> list[str] | None:
@@ -79,10 +79,12 @@ def _forwarding_ipv6(what: Network) -> list[str]:
     return []
 
 
-def _forwarding() -> list[str]:
+def _forwarding(what: Network) -> list[str]:
     found = []
     with contextlib.suppress(OSError):
-        if IP_FORWARD.read_text(encoding="ascii").strip() != "1":
+        # One that has IPv6 alone does without.
+        without = {subnet.version for subnet in what.subnets} == {6}
+        if not without and IP_FORWARD.read_text(encoding="ascii").strip() != "1":
             found.append("IPv4 forwarding is off on the host: sysctl -w net.ipv4.ip_forward=1")
     every = host_firewall.read()
     # Whether bridges are filtered matters to guests on a bridge, not to those behind the host.
