@@ -106,8 +106,9 @@ def _kill_in_the_middle(
         killed(host, moment, "snapshot", "revert", vm, "first")
         # Where it had been done, once more would keep the moment that it went to as the present.
         last = host.kvmctl("undo", vm, "--dry-run", "-o", "json", check=False)
-        if last.returncode != 0 or last.json()["command"] != f"snapshot revert {vm} first":
-            host.kvmctl("snapshot", "revert", vm, "first")
+        done = last.returncode == 0 and last.json()["command"] == f"snapshot revert {vm} first"
+        # Either tidies up first.
+        host.kvmctl(*(("start", vm) if done else ("snapshot", "revert", vm, "first")))
         shows(opened, "first")
         is_whole(host, vm)
         host.kvmctl("snapshot", "revert", vm, "before-revert")
