@@ -178,7 +178,9 @@ def _update(hypervisor: Hypervisor, change: Change, element: str, flags: int) ->
     except libvirt.libvirtError as error:
         found = explain(error, hypervisor.uri)
         if "is not open" not in found.message:
-            raise _locked(change) if "locked" in found.message else found from error
+            # "timed out waiting to open tray": libvirt 11.3, which has asked the guest and waited for it.
+            held = "locked" in found.message or "waiting to open tray" in found.message
+            raise _locked(change) if held else found from error
     # libvirt 9.0 does not know that a drive it plugged in itself has a tray, and so never opens it.
     alias = _alias(change)
     _tray(change, "blockdev-open-tray", id=alias, force=bool(flags & libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE))

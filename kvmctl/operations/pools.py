@@ -18,7 +18,7 @@ import libvirt
 from kvmctl.connection import Hypervisor, explain, is_missing, translated
 from kvmctl.errors import Conflict, Interrupted, KvmctlError, NotFound
 from kvmctl.model import xml
-from kvmctl.model.units import MIB
+from kvmctl.model.units import MIB, human_size
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.undo import Undo
 
@@ -40,6 +40,8 @@ ALLOCATION_SECONDS = 30.0
 
 # A qcow2 volume is made this large before its real content replaces it: see upload().
 PLACEHOLDER = MIB
+# Whether there is room is asked for uploads of this size and more, in bytes.
+CHECKED_FROM = 16 * MIB
 
 
 def default_pool(hypervisor: Hypervisor) -> libvirt.virStoragePool:
@@ -222,6 +224,7 @@ def upload(
     Raises Conflict where a volume of that name is there already, KvmctlError where ``source`` is shorter.
     """
     progress = progress or Progress()
+    _check_space(pool, name, source, size)
     with contextlib.ExitStack() as stack:
         own = undo if undo is not None else stack.enter_context(Undo())
         reader = _reader(stack, source)
@@ -297,6 +300,32 @@ def _create(pool: libvirt.virStoragePool, name: str, size: int, format_: str, mo
     xml.add(target, "format", type_=format_)
     xml.add(xml.add(target, "permissions"), "mode", mode)
     return create_volume(pool, volume)
+
+
+def _check_space(pool: libvirt.virStoragePool, name: str, source: BinaryIO | bytes | Path, size: int) -> None:
+    """Raise KvmctlError where a file is clearly larger than what the pool has left.
+
+    A libvirtd (11.3) whose disk gets full while a stream comes in may not say so, but hang or die.
+    """
+    if not isinstance(source, Path) or size < CHECKED_FROM:
+        return
+    # Holes stay holes, so what counts is what the file itself takes.
+    needed = min(size, source.stat().st_blocks * 512)
+    with translated():
+        if pool.info()[3] >= needed:
+            return
+        # What libvirt knows is of its last look, and somebody may have made room since.
+        try:
+            pool.refresh(0)
+        except libvirt.libvirtError:
+            return
+        left = pool.info()[3]
+    if left < needed:
+        raise KvmctlError(
+            f"no space left for {name} in the storage pool {pool.name()}: it needs {human_size(needed)}, "
+            f"and {human_size(left)} are free",
+            "make room there, or name another pool",
+        )
 
 
 def _reader(stack: contextlib.ExitStack, source: BinaryIO | bytes | Path) -> BinaryIO:
