@@ -72,6 +72,10 @@ _GONE = (
 )
 
 
+# Debian has it apart from the emulator from 13 on.
+_SPICE = "SPICE may be a package of its own here: apt-get install qemu-system-modules-spice"
+
+
 def explain(error: libvirt.libvirtError, uri: str | None = None) -> KvmctlError:
     """``error`` as the kvmctl error of its kind: one line, with the way out where one is known."""
     code = error.get_error_code()
@@ -87,7 +91,7 @@ def explain(error: libvirt.libvirtError, uri: str | None = None) -> KvmctlError:
     if code in _CONFLICT_CODES:
         return Conflict(message)
     if code in _USAGE_CODES:
-        return UsageProblem(message)
+        return UsageProblem(message, _SPICE if "spice graphics are not supported" in message else None)
     # The second came after 9.0.
     if code in (libvirt.VIR_ERR_OPERATION_TIMEOUT, getattr(libvirt, "VIR_ERR_AGENT_COMMAND_TIMEOUT", None)):
         return TimedOut(message)

@@ -126,6 +126,12 @@ def test_connection_errors_name_the_uri_and_a_way_out() -> None:
     assert "host setup" in (found.hint or "")
 
 
+def test_spice_may_be_a_package_of_its_own() -> None:
+    message = "unsupported configuration: spice graphics are not supported with this QEMU"
+    found = connection.explain(Reported(libvirt.VIR_ERR_CONFIG_UNSUPPORTED, message))
+    assert found.exit_code == 2 and "qemu-system-modules-spice" in (found.hint or "")
+
+
 def test_translated_turns_libvirts_errors_and_only_those() -> None:
     with pytest.raises(errors.NotFound), connection.translated():
         raise Reported(libvirt.VIR_ERR_NO_DOMAIN, "no")
