@@ -300,7 +300,7 @@ class _Move:
                 cause = _as_kvmctl(error, self.sides.wish.destination).message
                 return self._result(truth, [f"{cause}; but the guest had moved already", *warnings])
             left: list[str] = []
-            if truth.place in ("source", "off"):
+            if truth.never_arrived:
                 left = self._tidy(truth.settled)
         raise self._told(error, truth, left) from error
 

@@ -151,7 +151,8 @@ def _put_in_order(hosts: Hosts, name: str, uuid: str, note: Note | None, truth: 
         warnings = migrate_after.arrive_after_crash(hosts, note)
         sentence = "; ".join([sentence, *warnings])
     else:
-        left = migrate_storage.delete(hosts.hypervisor("destination"), note.volumes) if note is not None else []
+        half = note.volumes if note is not None and truth.never_arrived else ()
+        left = migrate_storage.delete(hosts.hypervisor("destination"), half) if half else []
         if left:
             raise KvmctlError(f"{name}: {sentence}; could not remove {'; '.join(left)}")
         with contextlib.suppress(KvmctlError, libvirt.libvirtError):

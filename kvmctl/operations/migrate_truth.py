@@ -65,6 +65,11 @@ class Truth:
     source: Seen
     destination: Seen
 
+    @property
+    def never_arrived(self) -> bool:
+        """Whether what was copied to the destination is but half of it; a guest that ended over there ran from it."""
+        return self.place == "source" or (self.place == "off" and self.destination.word == "absent")
+
 
 class Hosts:
     """Both hosts, asked anew: a connection that broke is opened again."""

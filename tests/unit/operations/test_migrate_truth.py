@@ -40,6 +40,21 @@ def test_judge(here: str, there: str, before: str, place: str, settled: bool) ->
     assert truth.sentence
 
 
+@pytest.mark.parametrize(
+    ("here", "there", "half"),
+    [
+        ("running", "absent", True),
+        ("shutoff", "absent", True),
+        ("absent", "shutoff", False),
+        ("absent", "running", False),
+        ("unreachable", "unreachable", False),
+    ],
+)
+def test_the_copied_disks_of_a_guest_that_arrived_are_its_own(here: str, there: str, half: bool) -> None:
+    """It ended over there, by itself or by a crash, after it had run from them: they are all that there is."""
+    assert judge(Seen(here), Seen(there), "running", HOSTS).never_arrived is half
+
+
 def test_torn_by_post_copy_is_never_settled() -> None:
     for reason in (libvirt.VIR_DOMAIN_PAUSED_POSTCOPY, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED):
         truth = judge(Seen("paused", reason), Seen("paused", reason), "running", HOSTS)
