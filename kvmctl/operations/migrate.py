@@ -20,7 +20,7 @@ from kvmctl.model import metadata as vm_metadata
 from kvmctl.model import migration, xml
 from kvmctl.model.migration import DiskMove, Note, Wish
 from kvmctl.operations import migrate_after, migrate_offline, migrate_storage
-from kvmctl.operations.abortable import abortable
+from kvmctl.operations.abortable import TICK, Asking, abortable
 from kvmctl.operations.migrate_steer import Moment, Steer
 from kvmctl.operations.migrate_truth import Hosts, Truth, forget_source, settle
 from kvmctl.operations.progress import Progress
@@ -34,6 +34,8 @@ from kvmctl.preflight.reachable import open_destination
 THROTTLE_FIRST, THROTTLE_STEP = 20, 20
 # libvirt gives a dead connection up after 30 s. QEMU, copying a disk, waits for TCP, which takes a quarter of an hour.
 STALLED_SECONDS = 45.0
+# How long QEMU may take to hear that it is to end; it does not while its disks wait for a dead link.
+ABORT_SECONDS = 10.0
 # How long a cancelled migration may take to end, before kvmctl says what is true without it.
 CANCEL_SECONDS = 60.0
 
@@ -127,6 +129,7 @@ class _Move:
         self.steer = Steer(sides.domain, sides.wish, self.tell)
         self.hosts = Hosts(sides.source, sides.destination, sides.wish.destination, sides.uuid)
         self._sent = (0, time.monotonic())
+        self._asking: Asking | None = None
 
     def run(self) -> dict[str, Any]:
         """Prepare, move, and say the truth about it."""
@@ -188,8 +191,19 @@ class _Move:
         abortable(call, abort=self._abort, tick=self._tick, patience=CANCEL_SECONDS)
 
     def _tick(self) -> None:
-        self.steer.tick()
-        self._stalled()
+        # Neither the deadline nor Ctrl-C may wait for an answer: a QEMU whose disks wait for a dead link gives none.
+        asking, self._asking = self._asking or Asking(self.steer.tick), None
+        if asking.answered(TICK):
+            self._stalled()
+            return
+        self._asking = asking
+        self.steer.check_deadline()
+        if asking.seconds > STALLED_SECONDS and self.steer.given_up is None:
+            self.steer.given_up = KvmctlError(
+                f"the guest's QEMU has answered nothing for {STALLED_SECONDS:g} s",
+                f"is the link to {self.sides.wish.destination} up?",
+            )
+            raise self.steer.given_up
 
     def _stalled(self) -> None:
         """Raise ConnectionFailed where nothing is sent any more and the destination does not answer either."""
@@ -206,11 +220,15 @@ class _Move:
             )
             raise self.steer.given_up
 
-    def _abort(self) -> None:
+    def _abort(self) -> bool:
+        """Have libvirt cancel it; False where nobody listens."""
         if self.steer.postcopy:
             # There is no way back from here: the guest runs on the other side already.
-            return
+            return True
         self.progress.step("cancelling, the guest stays where it is")
+        return Asking(self._cancel).answered(ABORT_SECONDS)
+
+    def _cancel(self) -> None:
         # The call may not have begun yet when it is to be cancelled.
         for _ in range(20):
             try:

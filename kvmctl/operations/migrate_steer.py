@@ -105,7 +105,7 @@ class Steer:
         """Look, tell, steer. Raises TimedOut or KvmctlError when it shall be given up."""
         if self.given_up is not None:
             return
-        self._deadline()
+        self.check_deadline()
         stats = self.domain.jobStats(0)
         if stats.get("type") == libvirt.VIR_DOMAIN_JOB_NONE:
             return
@@ -168,8 +168,11 @@ class Steer:
             return
         self.postcopy = True
 
-    def _deadline(self) -> None:
+    def check_deadline(self) -> None:
+        """Raise TimedOut where it has taken too long; asks nobody. Does nothing where it was given up already."""
         timeout = self.wish.timeout
+        if self.given_up is not None:
+            return
         # Once the guest runs on the other side with its memory still coming, there is no way back.
         if timeout is None or self.postcopy:
             return

@@ -172,8 +172,12 @@ def test_the_link_is_cut(make: Define, host_a: Host, host_b: Host, lab: Lab) -> 
     guest.assert_one(host_a)
 
 
+@pytest.mark.full
 def test_the_link_is_cut_at_the_switchover(make: Define, host_a: Host, host_b: Host, lab: Lab) -> None:
-    """The worst moment: stopped here, not yet running there, and neither host hears of the other."""
+    """The worst moment: stopped here, not yet running there, and neither host hears of the other.
+
+    What comes of it is left to the machine; the worst that can is the next test's.
+    """
     guest = make()
     running = Running(host_a, "migrate", guest.name, host_b.tcp_uri, "-o", "json")
     cut = stopped_to_switch(host_a, guest, running)
@@ -239,6 +243,24 @@ def test_timeout(make: Define, host_a: Host, host_b: Host) -> None:
     result = host_a.kvmctl("migrate", guest.name, host_b.tcp_uri, *SLOWLY, "--timeout", "4s", "-o", "json", check=False)
     assert result.returncode == 6 and f"running on {host_a.uri}, as before" in result.error()["message"]
     assert "not finished within 4 s" in result.error()["message"] and result.error()["hint"]
+    guest.assert_one(host_a)
+
+
+def test_the_sources_qemu_answers_nothing(make: Define, host_a: Host, host_b: Host) -> None:
+    """As one does whose disk waits for a dead link: libvirt waits for it, and kvmctl keeps its word all the same."""
+    guest = make()
+    running = Running(host_a, "migrate", guest.name, host_b.tcp_uri, *SLOWLY, "--timeout", "6s", "-o", "json")
+    until_sending(host_a, guest.name)
+    (pid,) = qemu_pids(host_a, guest.name)
+    host_a.run(["kill", "-STOP", str(pid)])
+    try:
+        result = running.end()
+    finally:
+        host_a.run(["kill", "-CONT", str(pid)])
+    assert result.returncode == 6 and f"running on {host_a.uri}" in result.error()["message"], result.stderr
+    wait_until(lambda: idle(host_a, guest), "the end of libvirt's job")
+    row = host_a.kvmctl("migrate", guest.name, host_b.tcp_uri, "--recover", "-o", "json").json()
+    assert row["place"] == "source" and row["state"] == "running"
     guest.assert_one(host_a)
 
 
