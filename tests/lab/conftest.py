@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,11 @@ from tests.lab.lab import Lab
 from tests.lab.leftovers import World
 
 _PROGRAMS = ("libvirtd", "qemu-system-x86_64", "dnsmasq", "ip", "nsenter", "unshare", "cpio", "sshd", "busybox")
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Run in the background by a shell, the tests would ignore Ctrl-C, and so would every kvmctl that they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _missing() -> str | None:
