@@ -12,6 +12,14 @@ GRAPHICS: tuple[Graphics, ...] = ("none", "vnc", "spice")
 LOOPBACK = "127.0.0.1"
 
 
+def listen_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The address that a screen is to be served on. Raises UsageProblem where ``text`` is none."""
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        raise UsageProblem(f"{text[:60]!a} is not an IP address to listen on", "use 127.0.0.1 or ::1") from None
+
+
 def graphics_element(
     kind: Literal["vnc", "spice"],
     listen: str = LOOPBACK,
@@ -27,10 +35,7 @@ def graphics_element(
     """
     if kind == "vnc" and tls:
         raise UsageProblem("VNC's TLS is set for a whole host, in its qemu.conf", "use SPICE, or a password")
-    try:
-        address = ipaddress.ip_address(listen)
-    except ValueError:
-        raise UsageProblem(f"{listen[:60]!a} is not an IP address to listen on", "use 127.0.0.1 or ::1") from None
+    address = listen_address(listen)
     if not address.is_loopback and password is None and not tls:
         reach = "every network of the host" if address.is_unspecified else "the network of that address"
         raise UsageProblem(

@@ -3,7 +3,6 @@
 Pure: no file is read here. What the spec does not say (None) is left as it is, or to create's defaults.
 """
 
-import ipaddress
 import posixpath
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -14,6 +13,7 @@ from kvmctl.model.disk import ExistingDisk, parse_disk
 from kvmctl.model.extras import parse_device
 from kvmctl.model.firmware import FIRMWARES
 from kvmctl.model.forward import parse_forward
+from kvmctl.model.graphics import listen_address
 from kvmctl.model.names import check_new_name, harmless
 from kvmctl.model.nic import MODELS, parse_nic
 from kvmctl.model.pci import PciSelector
@@ -268,14 +268,6 @@ def _networks(value: Any) -> tuple[str, ...]:
     return texts
 
 
-def _address(value: Any) -> str:
-    text = _text(value)
-    try:
-        return str(ipaddress.ip_address(text))
-    except ValueError:
-        raise UsageProblem(f"{text[:60]!a} is not an IP address to listen on", "use 127.0.0.1 or ::1") from None
-
-
 def _publish(value: Any) -> tuple[str, ...]:
     several = value if isinstance(value, list) else [value]
     for one in several:
@@ -325,6 +317,6 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "firmware": _one_of(FIRMWARES),
     "profile": _one_of(PROFILES),
     "graphics": _one_of(("none", "vnc", "spice")),
-    "graphics_listen": _address,
+    "graphics_listen": lambda value: str(listen_address(_text(value))),
     "ssh_keys": _texts,
 }

@@ -67,7 +67,7 @@ def recover(hypervisor: Hypervisor, name: str, destination: str | None) -> dict[
         truth = _resume_post_copy(hosts, truth)
     if truth.place == "unclear":
         twice = truth.source.runs and truth.destination.runs
-        hint = "power one of them off: 'kvmctl -c URI destroy'" if twice else "try again when both hosts answer"
+        hint = f"power one of them off: 'kvmctl -c URI destroy {name}'" if twice else "try again when both hosts answer"
         raise KvmctlError(f"{name}: {truth.sentence}", hint)
     return _put_in_order(hosts, name, uuid, note, truth)
 

@@ -29,9 +29,8 @@ def draw(hypervisor: Hypervisor) -> Node:
         roots += _bridges(host, own, guests)
         roots += _devices(host, guests)
         user = tuple(guests.pop(("user", ""), []))
-        roots += [Node("user", "user networking", ("QEMU's own, in by published ports only",), children=user)] * bool(
-            user
-        )
+        if user:
+            roots.append(Node("user", "user networking", ("QEMU's own, in by published ports only",), children=user))
         roots += [_elsewhere(kind, name, tuple(children)) for (kind, name), children in sorted(guests.items())]
         return Node("host", hypervisor.conn.getHostname(), (hypervisor.uri,), children=tuple(roots))
 
