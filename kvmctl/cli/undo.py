@@ -17,8 +17,9 @@ def undo(app: App, vm: str, dry_run: bool) -> None:
     """Take back the last change of a VM's disks or definition.
 
     That is the last 'snapshot revert', 'set', 'edit', 'define', 'nic', 'disk', 'pci' or 'usb' command that
-    changed something. It says first what it undoes. Cards and disks are plugged into a running guest and pulled
-    out of it at once; what else is in the definition counts from its next start on. Undone twice, it is done again.
+    changed something. It says first what it undoes. Cards, disks and devices of the host are plugged into a running
+    guest and pulled out of it at once, and so are cables and discs; what else is in the definition counts from its
+    next start on. Undone twice, it is done again.
 
     \b
     Examples:

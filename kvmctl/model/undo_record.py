@@ -11,7 +11,8 @@ class UndoRecord:
     """``command`` as the user typed it, ``at`` ISO 8601; and what leads back.
 
     Either ``snapshot`` (the moment before it was kept in the slot of 'snapshot revert') or ``definition``, the
-    ``<domain>`` as it was defined before. ``after`` is the fingerprint (see comparison) of what the command made of it.
+    ``<domain>`` as it was defined before; or nothing does, and ``never`` says why. ``after`` is the fingerprint (see
+    comparison) of what the command made of it.
     """
 
     command: str
@@ -19,6 +20,7 @@ class UndoRecord:
     snapshot: bool = False
     definition: str | None = None
     after: str | None = None
+    never: str | None = None
 
 
 def read(metadata: Metadata) -> UndoRecord | None:
@@ -28,9 +30,11 @@ def read(metadata: Metadata) -> UndoRecord | None:
         return None
     definition = element.text if element.text and element.text.strip() else None
     snapshot = element.get("snapshot") == "yes"
-    if definition is None and not snapshot:
+    never = element.get("never")
+    if definition is None and not snapshot and never is None:
         return None
-    return UndoRecord(element.get("command", "?"), element.get("at", "?"), snapshot, definition, element.get("after"))
+    command, at = element.get("command", "?"), element.get("at", "?")
+    return UndoRecord(command, at, snapshot, definition, element.get("after"), never)
 
 
 def put(metadata: Metadata, record: UndoRecord | None) -> Metadata:
@@ -44,6 +48,8 @@ def put(metadata: Metadata, record: UndoRecord | None) -> Metadata:
         element.set("snapshot", "yes")
     if record.after is not None:
         element.set("after", record.after)
+    if record.never is not None:
+        element.set("never", record.never)
     element.text = record.definition
     return with_extra(metadata, "undo", element)
 

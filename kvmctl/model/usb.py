@@ -111,6 +111,19 @@ def is_of(hostdev: xml.Element, device: UsbDevice) -> bool:
     return (_number(vendor.get("id")), _number(product.get("id"))) == (device.vendor_id, device.product_id)
 
 
+def told(hostdev: xml.Element) -> str:
+    """How a ``<hostdev type='usb'>`` names its device: ``0627:0001``, or by its place, ``001:003``."""
+    source = hostdev.find("source")
+    vendor, product, address = (
+        source.find(tag) if source is not None else None for tag in ("vendor", "product", "address")
+    )
+    if vendor is not None and product is not None:
+        return ":".join(f"{_number(element.get('id')) or 0:04x}" for element in (vendor, product))
+    if address is None:
+        return "?"
+    return ":".join(f"{_number(address.get(key)) or 0:03d}" for key in ("bus", "device"))
+
+
 def hostdevs(domain: xml.Element | None) -> list[xml.Element]:
     """The ``<hostdev type='usb'>`` of a domain."""
     return domain.findall("devices/hostdev[@type='usb']") if domain is not None else []

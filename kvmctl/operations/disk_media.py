@@ -1,6 +1,7 @@
 """CDs in and out of a VM's drives."""
 
 import json
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ def run(
                 continue
             before = xml.raw(element)
             _fill(element, change)
-            _update(hypervisor, change, xml.raw(element), flag | flags)
+            update(hypervisor, change.domain, change.target, xml.raw(element), flag | flags)
             undo.add(f"put back what was in {change.target}", _updater(change.domain, before, flag))
         undo.keep()
     return change.row()
@@ -158,63 +159,71 @@ def _send(
 
 
 def _fill(element: xml.Element, change: Change) -> None:
+    filled = xml.new("disk", type_=change.kind)
+    if change.path is not None:
+        xml.add(filled, "source", **{"dev" if change.kind == "block" else "file": change.path})
+    refill(element, filled)
+
+
+def refill(element: xml.Element, other: xml.Element) -> None:
+    """Put into the drive ``element`` what is in the drive ``other``, which may be nothing."""
     # What belonged to the former disc: its chain, and a source of perhaps another type.
     for tag in ("source", "backingStore"):
         for old in element.findall(tag):
             element.remove(old)
-    if change.path is None:
+    source, target = other.find("source"), element.find("target")
+    if source is None or target is None:
         return
-    element.set("type", change.kind)
-    source = xml.new("source", **{"dev" if change.kind == "block" else "file": change.path})
-    target = element.find("target")
-    assert target is not None
-    element.insert(element.index(target), source)
+    element.set("type", other.get("type", "file"))
+    element.insert(element.index(target), deepcopy(source))
 
 
-def _update(hypervisor: Hypervisor, change: Change, element: str, flags: int) -> None:
+def update(hypervisor: Hypervisor, domain: libvirt.virDomain, target: str, element: str, flags: int) -> None:
+    """Hand libvirt the drive ``target`` as it is to be. Raises Refused where the guest has locked it."""
     try:
-        change.domain.updateDeviceFlags(element, flags)
+        domain.updateDeviceFlags(element, flags)
         return
     except libvirt.libvirtError as error:
         found = explain(error, hypervisor.uri)
         if "is not open" not in found.message:
             # "timed out waiting to open tray": libvirt 11.3, which has asked the guest and waited for it.
             held = "locked" in found.message or "waiting to open tray" in found.message
-            raise _locked(change) if held else found from error
+            raise _locked(domain, target) if held else found from error
     # libvirt 9.0 does not know that a drive it plugged in itself has a tray, and so never opens it.
-    alias = _alias(change)
-    _tray(change, "blockdev-open-tray", id=alias, force=bool(flags & libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE))
+    alias = _alias(domain, target)
+    force = bool(flags & libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE)
+    _tray(domain, target, "blockdev-open-tray", id=alias, force=force)
     try:
-        change.domain.updateDeviceFlags(element, flags)
+        domain.updateDeviceFlags(element, flags)
     except libvirt.libvirtError as error:
         found = explain(error, hypervisor.uri)
         # QEMU only asked the guest, which holds it.
-        raise _locked(change) if "is not open" in found.message else found from error
+        raise _locked(domain, target) if "is not open" in found.message else found from error
     finally:
-        _tray(change, "blockdev-close-tray", id=alias)
+        _tray(domain, target, "blockdev-close-tray", id=alias)
 
 
-def _alias(change: Change) -> str:
-    live, _saved = definitions(change.domain)
-    alias = disks_of(live)[change.target].find("alias")
+def _alias(domain: libvirt.virDomain, target: str) -> str:
+    live, _saved = definitions(domain)
+    alias = disks_of(live)[target].find("alias")
     assert alias is not None
     return alias.get("name", "")
 
 
-def _tray(change: Change, command: str, **arguments: Any) -> None:
+def _tray(domain: libvirt.virDomain, target: str, command: str, **arguments: Any) -> None:
     import libvirt_qemu
 
     request = json.dumps({"execute": command, "arguments": arguments})
     with translated():
-        answer = json.loads(libvirt_qemu.qemuMonitorCommand(change.domain, request, 0))
+        answer = json.loads(libvirt_qemu.qemuMonitorCommand(domain, request, 0))
     said = answer.get("error", {}).get("desc", "")
     if "locked" in said:
-        raise _locked(change)
+        raise _locked(domain, target)
     if said:
-        raise KvmctlError(f"the drive {change.target} of {change.name} does not obey: {said}")
+        raise KvmctlError(f"the drive {target} of {domain.name()} does not obey: {said}")
 
 
-def _locked(change: Change) -> Refused:
+def _locked(domain: libvirt.virDomain, target: str) -> Refused:
     return Refused(
-        f"the guest {change.name} has locked the drive {change.target}", "unmount the disc in the guest, or use --force"
+        f"the guest {domain.name()} has locked the drive {target}", "unmount the disc in the guest, or use --force"
     )

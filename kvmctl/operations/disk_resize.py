@@ -12,6 +12,7 @@ from kvmctl.model.disk import LARGEST_DISK
 from kvmctl.model.units import GIB, human_size, parse_size
 from kvmctl.operations import hypervisor_files
 from kvmctl.operations.disks import disks_of, find_target, source_of
+from kvmctl.operations.kept_definition import cannot_be_undone
 from kvmctl.operations.pci_host import definitions
 from kvmctl.preflight import dependents
 
@@ -101,6 +102,10 @@ def run(hypervisor: Hypervisor, found: Resize) -> dict[str, Any]:
                 f"delete them first: kvmctl snapshot list {found.name}",
             ) from error
         raise
+    if now > found.before:
+        with translated(hypervisor.uri):
+            command = f"disk resize {found.name} {found.target} {human_size(now)}"
+            cannot_be_undone(found.domain, command, "a disk cannot shrink without losing what is at its end")
     if now < found.after:
         raise KvmctlError(f"{found.target} of {found.name} still has {human_size(now)}")
     return {**found.row(), "capacity_bytes": now}

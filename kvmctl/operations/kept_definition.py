@@ -34,3 +34,12 @@ def definition_kept(domain: libvirt.virDomain, command: str) -> Iterator[None]:
     if comparable(after) != comparable(before):
         record = UndoRecord(command, now(), definition=before, after=fingerprint(after))
         metadata.write(domain, undo_record.put(metadata.read(domain), record))
+
+
+def cannot_be_undone(domain: libvirt.virDomain, command: str, why: str) -> None:
+    """Note that ``command`` has changed ``domain`` in a way that leads nowhere back, so that 'undo' says so.
+
+    Without it 'undo' would take back the command before, as if this one had not been.
+    """
+    if domain.isPersistent():
+        metadata.write(domain, undo_record.put(metadata.read(domain), UndoRecord(command, now(), never=why)))

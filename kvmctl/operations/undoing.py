@@ -65,8 +65,8 @@ class Plan:
 
 
 def plan(hypervisor: Hypervisor, vm: str) -> Plan:
-    """What the last change was. Raises Conflict where nothing is kept that leads back before it, Refused where a
-    disk of the definition from before is gone.
+    """What the last change was. Raises Conflict where nothing is kept that leads back before it, Refused where nothing
+    can, or a disk of the definition from before is gone.
     """
     domain = hypervisor.find(vm)
     with translated(hypervisor.uri):
@@ -75,6 +75,11 @@ def plan(hypervisor: Hypervisor, vm: str) -> Plan:
         slot = any(s.shown_name == SLOT for s in snapshots.load(domain))
         running = bool(domain.isActive())
         defined = domain.XMLDesc(DEFINED) if domain.isPersistent() else None
+    if record is not None and record.never is not None:
+        raise Refused(
+            f"the last change of {name}, '{record.command}', cannot be undone: {record.never}",
+            f"'kvmctl snapshot list {name}' shows the moments there are to go back to",
+        )
     if record is None or defined is None or (record.snapshot and not slot):
         raise Conflict(
             f"nothing is kept that leads back before the last change of {name}",
@@ -126,7 +131,7 @@ def run(hypervisor: Hypervisor, found: Plan, progress: Progress | None = None) -
     assert found.definition is not None
     with translated(hypervisor.uri), Undo() as undo:
         before = domain.XMLDesc(DEFINED)
-        undo_devices.follow(domain, found.devices, undo, progress)
+        undo_devices.follow(hypervisor, domain, found.devices, undo, progress)
         # What kvmctl must know to clean up and to protect is of now, whatever the definition was then.
         remembered = _remembered(found.definition, metadata.read(domain))
         remembered = _reservations(hypervisor, from_domain(found.definition), remembered, found, undo)

@@ -1,12 +1,16 @@
 """undo on real guests: cards and disks that come and go, in the guest itself too."""
 
+import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pycdlib
 import pytest
 
 from tests.lab import images
 from tests.lab.hosts import Host
+from tests.lab.test_clones import source
 from tests.lab.test_snapshots import Open, create
 
 
@@ -73,6 +77,74 @@ def test_cards_and_disks_of_a_running_guest_go_and_come_again(
     assert not _reserved(host_a, mac)
 
 
+def _disc(path: Path, content: bytes) -> str:
+    image = pycdlib.PyCdlib()
+    image.new()
+    image.add_fp(io.BytesIO(content), len(content), "/FILE.;1")
+    image.write(str(path))
+    image.close()
+    return str(path)
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_cables_and_discs_of_a_running_guest_go_back_at_once(
+    host_a: Host, tiny: images.Tiny, console: Open, vm_name: Callable[[str], str], tmp_path: Path
+) -> None:
+    vm = vm_name("undo")
+    discs = [_disc(tmp_path / f"{name}.iso", name.encode()) for name in ("one", "two")]
+    host_a.start_default_network()
+    source(host_a, tiny, vm, net="nat")
+    guest = console(host_a, vm).ready()
+    guest.run("mkdir -p /cd; until [ -e /sys/class/net/eth0 ]; do sleep 0.1; done; ip link set eth0 up")
+
+    def undo(command: str, what: str) -> None:
+        assert what in host_a.kvmctl("undo", vm, "--dry-run").stdout
+        told = host_a.kvmctl("undo", vm, "-o", "json")
+        assert told.json()["command"] == command
+        assert what in told.stderr
+
+    def carrier(state: int) -> None:
+        guest.run(f"until [ $(cat /sys/class/net/eth0/carrier) = {state} ]; do sleep 0.1; done")
+
+    def reads(word: str) -> None:
+        guest.run(f"until mount -t iso9660 -o ro /dev/sr0 /cd 2>/dev/null && grep -q {word} /cd/*; do sleep 0.1; done")
+        guest.run("umount /cd")
+
+    (mac,) = _cards(host_a, vm)
+    carrier(1)
+    host_a.kvmctl("nic", "link", vm, mac, "down")
+    carrier(0)
+    undo(f"nic link {vm} {mac} down", f"the cable of the card {mac} is plugged into the running guest")
+    carrier(1)
+    assert _cards(host_a, vm)[mac]["link_up"]
+    undo(f"undo {vm}", f"the cable of the card {mac} is pulled out of the running guest")
+    carrier(0)
+    assert not _cards(host_a, vm)[mac]["link_up"]
+
+    first = f"{host_a.shared}/{vm}.iso"
+    host_a.run(["tee", first], input=Path(discs[0]).read_bytes())
+    drive = host_a.kvmctl("disk", "attach", vm, f"{first},device=cdrom", "-o", "json").json()
+    reads("one")
+    host_a.kvmctl("disk", "insert", vm, discs[1])
+    reads("two")
+    undo(f"disk insert {vm}", f"the drive {drive['target']} of the running guest gets {drive['source']}")
+    reads("one")
+    host_a.kvmctl("disk", "eject", vm)
+    # What the guest holds on to stays, and all the rest with it.
+    host_a.kvmctl("undo", vm)
+    guest.run("until mount -t iso9660 -o ro /dev/sr0 /cd 2>/dev/null; do sleep 0.1; done")
+    before = host_a.definitions(vm)
+    locked = host_a.kvmctl("undo", vm, "-o", "json", check=False)
+    assert (locked.returncode, locked.error()["code"]) == (7, "refused"), locked.stderr
+    assert "has locked the drive" in locked.error()["message"]
+    assert host_a.definitions(vm) == before
+    guest.run("umount /cd")
+    undo(f"undo {vm}", f"the drive {drive['target']} of the running guest is emptied")
+    assert _disks(host_a, vm)[drive["target"]]["source"] is None
+    host_a.kvmctl("delete", vm, "-y")
+    host_a.run(["rm", first])
+
+
 @pytest.mark.usefixtures("leaves_nothing")
 def test_undo_takes_nothing_back_that_it_did_not_name(
     host_a: Host, tiny: images.Tiny, vm_name: Callable[[str], str]
@@ -104,6 +176,15 @@ def test_undo_takes_nothing_back_that_it_did_not_name(
     assert "--yes" in refused.stderr
     host_a.kvmctl("undo", vm, "--yes")
     assert info()["title"] is None
+
+    # What leads nowhere back is not passed over: the command before it is not the last one.
+    host_a.kvmctl("set", vm, "--title", "mine")
+    host_a.kvmctl("disk", "resize", vm, "vda", "+1M")
+    before = host_a.kvmctl("dumpxml", vm).stdout
+    never = host_a.kvmctl("undo", vm, "-o", "json", check=False)
+    assert (never.returncode, never.error()["code"]) == (7, "refused")
+    assert "cannot shrink" in never.error()["message"]
+    assert host_a.kvmctl("dumpxml", vm).stdout == before
 
     # What is deleted cannot come back, and nothing else is touched for trying.
     host_a.kvmctl("disk", "attach", vm, "8M")

@@ -35,6 +35,11 @@ def test_a_record_that_leads_nowhere_is_none() -> None:
     assert undo_record.read(undo_record.put(Metadata(), UndoRecord("a", "1"))) is None
 
 
+def test_a_change_that_leads_nowhere_back_says_why() -> None:
+    record = UndoRecord("disk resize a vda 2G", "1", never="it cannot shrink")
+    assert undo_record.read(undo_record.put(Metadata(), record)) == record
+
+
 def test_what_another_tool_copied_with_the_metadata_is_not_the_copys() -> None:
     original = xml.parse("<domain><name>a</name><uuid>11111111-1111-4111-8111-111111111111</uuid></domain>")
     put(original, Metadata(created="now", volumes=(OwnedVolume("default", "a.qcow2", "/p/a.qcow2"),)))
