@@ -84,7 +84,7 @@ def _lines(row: dict[str, Any]) -> list[tuple[str, Any]]:
         ("os", row["os"]),
         ("addresses", row["ips"]),
         ("agent", row["agent"] or "no channel"),
-        ("autostart", row["autostart"]),
+        ("autostart", _autostart(row)),
         ("protected", row["protected"]),
         ("persistent", row["persistent"]),
         ("disks", [line for disk in row["disks"] for line in (_disk(disk), *_chain(disk))]),
@@ -95,6 +95,14 @@ def _lines(row: dict[str, Any]) -> list[tuple[str, Any]]:
         ("snapshots", row["snapshots"]),
     ]
     return [(label, value) for label, value in lines if value not in (None, [], [""], "")]
+
+
+def _autostart(row: dict[str, Any]) -> str:
+    if row["autostart_order"] is None:
+        return "yes" if row["autostart"] else "no"
+    delay = row["autostart_delay_seconds"]
+    order = f"start order {row['autostart_order']}" + (f", {human_duration(delay)} before the next" if delay else "")
+    return f"yes, {order}" if row["autostart"] else f"no: it has {order}, which 'kvmctl host setup' puts in force"
 
 
 def _disk(disk: dict[str, Any]) -> str:

@@ -75,7 +75,8 @@ def from_node_device(device: xml.Element) -> Mdev | None:
 
 def types_of_node_device(device: xml.Element) -> list[MdevType]:
     """The kinds that libvirt's ``<device>`` of a parent can make."""
-    parent = device.findtext("name", "")
+    # A parent that is no PCI device is called by its place in sysfs, as its slices call it.
+    parent = (device.findtext("path") or device.findtext("name") or "").rpartition("/")[2]
     domain, bus, slot, function = (
         device.findtext(f"capability[@type='pci']/{part}", "") for part in ("domain", "bus", "slot", "function")
     )

@@ -10,7 +10,7 @@ from kvmctl.connection import Hypervisor, translated
 from kvmctl.model import domain_view, xml
 from kvmctl.model.domain_view import DomainView
 from kvmctl.model.snapshot import shown
-from kvmctl.operations import addresses, listing, listing_wide
+from kvmctl.operations import addresses, listing, listing_wide, start_order
 from kvmctl.operations.cpu_use import Meter
 from kvmctl.preflight import dependents
 
@@ -35,7 +35,8 @@ def info(hypervisor: Hypervisor, name: str, *, sample: bool = True) -> dict[str,
             libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT,
         )
         values: dict[str, Any] = stats[0][1] if stats else {}
-        row = listing.base(domain, values, autostart=bool(domain.autostart()), persistent=bool(domain.isPersistent()))
+        autostart, order = start_order.starts_with_host(hypervisor, domain), start_order.of(domain)
+        row = listing.base(domain, values, autostart, persistent=bool(domain.isPersistent()))
         managed_save = bool(domain.isPersistent() and domain.hasManagedSaveImage(0))
     known = addresses.by_mac(domain) if row["id"] is not None else {}
     meter = Meter(hypervisor, [row["uuid"]] if row["id"] is not None else [], sample=sample)
@@ -56,6 +57,8 @@ def info(hypervisor: Hypervisor, name: str, *, sample: bool = True) -> dict[str,
             "pci": [_pci(hypervisor, address) for address in seen.pci],
             "graphics": [asdict(graphics) for graphics in seen.graphics],
             "snapshots": _snapshots(domain),
+            "autostart_order": order.order if order is not None else None,
+            "autostart_delay_seconds": order.delay if order is not None else None,
             "protected": seen.kvmctl.protected,
             "managed_save": managed_save,
             "agent": seen.agent_channel,

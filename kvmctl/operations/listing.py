@@ -1,4 +1,7 @@
-"""Every VM in five calls to libvirt, however many are off, and one more for each that runs."""
+"""Every VM in five calls to libvirt, however many are off, and one more for each that runs.
+
+Where VMs can have a start order, one more still for each that libvirt itself would not start.
+"""
 
 import os
 from collections.abc import Sequence
@@ -11,6 +14,8 @@ from kvmctl.errors import KvmctlError, NotFound
 from kvmctl.model.state import word
 
 KIB = 1024
+# What has VMs started in their order as the host boots (operations/hooks.py installs it).
+BOOT_HOOK = "/etc/libvirt/hooks/daemon.d/kvmctl"
 
 
 def listing(
@@ -26,6 +31,7 @@ def listing(
         stats = _statistics(hypervisor, active)
         autostarting = _names(hypervisor, libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART)
         transient = _names(hypervisor, libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
+    autostarting |= _in_order(hypervisor, [domain for domain, _ in stats if domain.name() not in autostarting])
     found = []
     for domain, values in stats:
         name = domain.name()
@@ -69,6 +75,19 @@ def _statistics(hypervisor: Hypervisor, active: bool) -> list[tuple[libvirt.virD
 
 def _names(hypervisor: Hypervisor, flag: int) -> set[str]:
     return {domain.name() for domain in hypervisor.conn.listAllDomains(flag)}
+
+
+def _in_order(hypervisor: Hypervisor, domains: list[libvirt.virDomain]) -> set[str]:
+    """The names of those that kvmctl starts in their order as the host boots: libvirt itself knows nothing of it."""
+    # Looked for first, and the rest imported late: most hosts have no such hook, and their lists cost nothing more.
+    if not hypervisor.is_remote and not os.access(BOOT_HOOK, os.X_OK):
+        return set()
+    from kvmctl.operations import start_order
+
+    if not start_order.in_force(hypervisor):
+        return set()
+    orders = start_order.of_many(hypervisor, domains)
+    return {domain.name() for domain, order in zip(domains, orders, strict=True) if order is not None}
 
 
 def base(domain: libvirt.virDomain, values: dict[str, Any], autostart: bool, persistent: bool) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import Conflict
 from kvmctl.model import start_order
 from kvmctl.operations import metadata
+from kvmctl.operations import start_order as start_orders
 from kvmctl.operations.lifecycle import state_of
 
 
@@ -46,9 +47,9 @@ def plan(hypervisor: Hypervisor, name: str, mark: str, on: bool) -> Plan:
                     f"{shown} is transient: it ends with its run, so it cannot start with the host",
                     f"'kvmctl dumpxml {shown} | kvmctl define -' makes it stay",
                 )
-            now = bool(domain.autostart()) if domain.isPersistent() else False
-            # A start order, too, lets it start with its host.
-            now = now or (not on and start_order.read(metadata.read(domain)) is not None)
+            now = start_orders.starts_with_host(hypervisor, domain)
+            # An order that is not in force is taken away, too.
+            now = now or (not on and start_orders.of(domain) is not None)
         else:
             now = metadata.read(domain).protected
         return Plan(domain, shown, domain.UUIDString(), state_of(domain), mark, on, now != on)

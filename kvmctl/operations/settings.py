@@ -18,7 +18,7 @@ from kvmctl.model.domain_view import DomainView
 from kvmctl.model.names import harmless
 from kvmctl.model.state import ACTIVE
 from kvmctl.model.units import human_size
-from kvmctl.operations import settings_tuning
+from kvmctl.operations import settings_tuning, start_order
 from kvmctl.operations.kept_definition import definition_kept
 from kvmctl.operations.lifecycle import state_of
 from kvmctl.operations.settings_tuning import Tuning
@@ -133,14 +133,16 @@ def run(hypervisor: Hypervisor, found: Plan) -> dict[str, Any]:
             undo.add(change.what, change.undo)
         undo.keep()
     with translated(hypervisor.uri):
-        return _result(found)
+        return _result(hypervisor, found)
 
 
-def _result(found: Plan) -> dict[str, Any]:
+def _result(hypervisor: Hypervisor, found: Plan) -> dict[str, Any]:
     domain = found.domain
     state = state_of(domain)
     live = state in ACTIVE and found.where != "config"
     warnings = list(found.warnings)
+    if found.settings.tuning.start_order and not start_order.in_force(hypervisor):
+        warnings.append(start_order.NOT_IN_FORCE)
     wanted = found.settings.memory_bytes
     if live and wanted is not None and found.changes and (short := _balloon_short(domain, wanted)) is not None:
         warnings.append(
@@ -159,7 +161,7 @@ def _result(found: Plan) -> dict[str, Any]:
         "max_memory_bytes": seen.max_memory_bytes,
         "title": seen.title,
         "description": seen.description,
-        "autostart": bool(domain.autostart()) if domain.isPersistent() else False,
+        "autostart": start_order.starts_with_host(hypervisor, domain),
         "warnings": warnings,
     }
 
@@ -355,15 +357,28 @@ def _autostart(look: _Look, settings: Settings) -> list[Change]:
         return []
     if not look.domain.isPersistent():
         raise Conflict(f"{look.name} is transient, so it cannot start with its host")
-    if bool(look.domain.autostart()) == wanted:
-        return []
-    return [
-        Change(
-            f"autostart {'on' if wanted else 'off'}",
-            lambda: look.domain.setAutostart(int(wanted)),
-            lambda: look.domain.setAutostart(int(not wanted)),
+    hypervisor = Hypervisor(look.domain.connect())
+    changes = []
+    if bool(look.domain.autostart()) != wanted and not (
+        wanted and start_order.starts_with_host(hypervisor, look.domain)
+    ):
+        changes.append(
+            Change(
+                f"autostart {'on' if wanted else 'off'}",
+                lambda: look.domain.setAutostart(int(wanted)),
+                lambda: look.domain.setAutostart(int(not wanted)),
+            )
         )
-    ]
+    order = start_order.of(look.domain)
+    if not wanted and order is not None:
+        changes.append(
+            Change(
+                "no start order",
+                lambda: start_order.note(hypervisor, look.domain, None),
+                lambda: start_order.note(hypervisor, look.domain, order),
+            )
+        )
+    return changes
 
 
 def _tuned(look: _Look, settings: Settings) -> list[Change]:

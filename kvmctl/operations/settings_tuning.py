@@ -217,10 +217,10 @@ def _scheduler(domain: libvirt.virDomain, wanted: Tuning, tree: xml.Element, fla
     if not asked:
         return []
     tags = {"cpu_shares": "shares", "vcpu_period": "period", "vcpu_quota": "quota"}
-    # What the kernel takes for a guest that says nothing.
-    unset = {"cpu_shares": 1024, "vcpu_period": _PERIOD, "vcpu_quota": -1}
-    before = {key: int(tree.findtext(f"cputune/{tags[key]}") or unset[key]) for key in asked}
-    if before == asked:
+    said = {key: tree.findtext(f"cputune/{tag}") for key, tag in tags.items()}
+    # Without a quota the guest has no limit; what shares it has without saying so depends on the host's cgroups.
+    unset = {"cpu_shares": None, "vcpu_period": _PERIOD, "vcpu_quota": -1}
+    if all((int(said[key] or 0) or unset[key]) == value for key, value in asked.items()):
         return []
     what = []
     if wanted.cpu_shares is not None:
@@ -233,13 +233,17 @@ def _scheduler(domain: libvirt.virDomain, wanted: Tuning, tree: xml.Element, fla
         return [
             _redefine(domain, told, lambda tree: tuning.set_scheduler(tree, {tags[k]: v for k, v in asked.items()}))
         ]
-    return [
-        (
-            told,
-            lambda: domain.setSchedulerParametersFlags(asked, flag),
-            lambda: domain.setSchedulerParametersFlags(before, flag),
-        )
-    ]
+    now: dict[str, int] = domain.schedulerParametersFlags(flag)
+    before = {key: int(said[key] or unset[key] or now[key]) for key in asked}
+    return [(told, lambda: _schedule(domain, asked), lambda: domain.setSchedulerParametersFlags(before, flag))]
+
+
+def _schedule(domain: libvirt.virDomain, asked: dict[str, int]) -> None:
+    domain.setSchedulerParametersFlags(asked, LIVE)
+    now: dict[str, int] = domain.schedulerParametersFlags(LIVE)
+    # No quota is told as the largest there is.
+    if any(now.get(key) != value for key, value in asked.items() if value > 0):
+        raise KvmctlError("the CPU limits did not take in the running VM though libvirt reported no error")
 
 
 def _memory_limit(domain: libvirt.virDomain, name: str, wanted: Tuning, tree: xml.Element, flag: int) -> list[Step]:

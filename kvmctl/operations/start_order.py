@@ -1,5 +1,7 @@
 """Starting VMs one after the other as the host boots, in the order that was set for them."""
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,10 @@ from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import UsageProblem
 from kvmctl.model import start_order
 from kvmctl.model.start_order import StartOrder
-from kvmctl.operations import lifecycle, metadata
+from kvmctl.operations import metadata
+from kvmctl.operations.listing import BOOT_HOOK
+
+NOT_IN_FORCE = "this host starts no VM in its order yet: libvirt's hook is missing ('kvmctl host setup' installs it)"
 
 
 @dataclass(frozen=True)
@@ -50,10 +55,44 @@ def start(hypervisor: Hypervisor, one: Due) -> dict[str, Any]:
 
     That it was done in this boot is noted first: one that does not start is not tried again and again.
     """
+    # Imported late: lists ask for orders, and start nothing.
+    from kvmctl.operations import lifecycle
+
     domain = hypervisor.find(one.name)
     note(hypervisor, domain, one.start)
     row = lifecycle.start(hypervisor, lifecycle.plan(hypervisor, "start", one.name))
     return {**row, "order": one.start.order, "delay_seconds": one.start.delay}
+
+
+def in_force(hypervisor: Hypervisor) -> bool:
+    """Whether the host starts VMs in their order as it boots; of another machine that is taken for granted."""
+    return hypervisor.is_remote or (not hypervisor.is_session and os.access(BOOT_HOOK, os.X_OK))
+
+
+def of(domain: libvirt.virDomain) -> StartOrder | None:
+    """The order of ``domain``; None without one, and where the VM has gone meanwhile."""
+    try:
+        return start_order.read(metadata.read(domain)) if domain.isPersistent() else None
+    except libvirt.libvirtError:
+        return None
+
+
+def starts_with_host(hypervisor: Hypervisor, domain: libvirt.virDomain) -> bool:
+    """Whether the VM is started as its host boots: by libvirt itself, or by kvmctl in its order."""
+    if not domain.isPersistent():
+        return False
+    return bool(domain.autostart()) or (of(domain) is not None and in_force(hypervisor))
+
+
+def of_many(hypervisor: Hypervisor, domains: Sequence[libvirt.virDomain]) -> list[StartOrder | None]:
+    """The order of each."""
+    if not hypervisor.is_remote:
+        # On this machine an answer is there sooner than another thread.
+        return [of(domain) for domain in domains]
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return list(pool.map(of, domains))
 
 
 def note(hypervisor: Hypervisor, domain: libvirt.virDomain, wanted: StartOrder | None) -> None:

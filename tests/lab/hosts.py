@@ -83,6 +83,7 @@ mount --bind {root}/shared {shared}
 mkdir -p /run/libvirt/qemu
 mount -t tmpfs -o mode=755 tmpfs /run/libvirt/qemu
 mount --bind {root}/hosts /etc/hosts
+mount --bind {folder}/boot_id /proc/sys/kernel/random/boot_id
 hostname {name}
 exec {python} {here}/host_init.py {folder}/up
 """
@@ -93,6 +94,7 @@ mount --make-rslave /
 mount -t sysfs sysfs /sys
 for folder in {places}; do mkdir -p "$folder"; mount -t tmpfs -o mode=755 tmpfs "$folder"; done
 mount --bind {root}/hosts /etc/hosts
+mount --bind {folder}/boot_id /proc/sys/kernel/random/boot_id
 mount --bind {root}/ssh/config /etc/ssh/ssh_config
 touch {folder}/client-up
 exec sleep infinity
@@ -123,6 +125,8 @@ class Host:
         """Make the namespaces, and ``first`` its folders, and start libvirtd. The network namespace must be there."""
         if first:
             self._write_folders()
+        # What tells one boot of a host from another, for programs on it and beside it.
+        (self.folder / "boot_id").write_text(f"{uuid.uuid4()}\n")
         self._hold(
             "init",
             ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc"],

@@ -42,7 +42,7 @@ def web(lab: Lab, tiny: images.Tiny) -> Iterator[Guest]:
 def settled(host: Host) -> bool:
     """Whether no hook is at work any more: libvirt does not wait for them, and they would act on the next test."""
     processes = host.run(["ps", "-eo", "args"]).stdout
-    return "hooks/" not in processes and "port sync" not in processes
+    return not any(words in processes for words in ("hooks/", "port sync", "host autostart"))
 
 
 @pytest.fixture(autouse=True)
@@ -132,6 +132,13 @@ def test_a_host_that_boots_has_all_of_it_again(web: Guest, lab: Lab, host_a: Hos
     web.text = ""
     address = web.open().address()
     host_a.kvmctl("autostart", "hooked")
+    # libvirt starts all of its own at once; kvmctl's follow one after the other.
+    for name, order in (("late", "2"), ("early", "1"), ("never", "0")):
+        host_a.kvmctl("create", name, "--pxe", "--net", "user", "--memory", "64M", "--no-start", "-q")
+        ordered = ["set", name, "--autostart-order", order, "--autostart-delay", "1s"]
+        assert "host setup" not in host_a.kvmctl(*ordered, local=True).stderr
+    listed = {row["name"]: row["autostart"] for row in host_a.kvmctl("list", "-o", "json", local=True).json()}
+    assert listed == {"hooked": True, "early": True, "late": True, "never": False}
     pools = [pool.name() for pool in host_a.conn.listAllStoragePools(0) if pool.isActive()]
     lab.reboot(host_a)
     try:
@@ -143,7 +150,20 @@ def test_a_host_that_boots_has_all_of_it_again(web: Guest, lab: Lab, host_a: Hos
         assert (row["active"], row["reason"]) == (True, None)
         web.text = ""
         assert web.open().address() == address
+        wait_until(
+            lambda: [r["name"] for r in host_a.kvmctl("ps", "late", "-o", "json").json()], "the last in the order"
+        )
+        # libvirt numbers VMs as they start.
+        numbers = {row["name"]: row["id"] for row in host_a.kvmctl("list", "-o", "json").json()}
+        assert numbers["hooked"] < numbers["early"] < numbers["late"]
+        assert numbers["never"] is None
+        # Once a boot: what is switched off stays off when libvirtd starts again.
+        host_a.kvmctl("destroy", "late")
+        host_a.restart_libvirtd()
+        wait_until(lambda: settled(host_a), "the end of the hooks")
+        assert host_a.kvmctl("info", "late", "-o", "json").json()["state"] == "shutoff"
     finally:
+        host_a.kvmctl("delete", "early", "late", "never", "-y")
         for pool in map(host_a.conn.storagePoolLookupByName, pools):
             if not pool.isActive():
                 pool.create()

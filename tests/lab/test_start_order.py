@@ -19,8 +19,14 @@ def test_vms_start_in_their_order_once_a_boot(host_a: Host, tiny: images.Tiny) -
     assert (none.returncode, "no start order" in none.stderr) == (2, True)
     host_a.kvmctl("autostart", "first")
     changed = host_a.kvmctl("set", "first", "--autostart-order", "1", "--autostart-delay", "1s", "-o", "json").json()
-    # libvirt would start it at once, with all of its own.
+    # libvirt would start it at once, with all of its own; and this host has no hook that starts it.
     assert (changed["changed"], changed["autostart"]) == (True, False)
+    assert "kvmctl host setup" in changed["warnings"][0]
+    told = host_a.kvmctl("info", "first", "-o", "json").json()
+    assert (told["autostart"], told["autostart_order"], told["autostart_delay_seconds"]) == (False, 1, 1)
+    # Of another machine nobody can see that from here.
+    over_tcp = host_a.kvmctl("-c", host_a.tcp_uri, "list", "first", "never", "-o", "json").json()
+    assert [row["autostart"] for row in over_tcp] == [True, False]
     host_a.kvmctl("set", "second", "--autostart-order", "2")
     assert host_a.kvmctl("set", "second", "--autostart-order", "2", "-o", "json").json()["changed"] is False
     planned = host_a.kvmctl("host", "autostart", "--dry-run", "-o", "json").json()

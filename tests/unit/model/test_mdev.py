@@ -32,6 +32,19 @@ def test_what_a_parent_can_make() -> None:
     assert mdev.types_of_node_device(xml.parse(DEVICE)) == []
 
 
+def test_a_parent_that_is_no_pci_device_is_called_as_its_slices_call_it() -> None:
+    # libvirt 9 of the kernel's sample driver mtty.
+    parent = """<device><name>mtty_mtty</name><path>/sys/devices/virtual/mtty/mtty</path><parent>computer</parent>
+<capability type='mdev_types'><type id='mtty-1'><name>Single port serial</name><deviceAPI>vfio-pci</deviceAPI>
+<availableInstances>23</availableInstances></type></capability></device>"""
+    made = f"""<device><name>mdev_{UUID.replace("-", "_")}_mtty</name><parent>mtty_mtty</parent><capability type='mdev'>
+<type id='mtty-1'/><uuid>{UUID}</uuid><parent_addr>mtty</parent_addr></capability></device>"""
+    (kind,) = mdev.types_of_node_device(xml.parse(parent))
+    assert kind == MdevType("mtty", "mtty-1", "Single port serial", "vfio-pci", 23)
+    device = mdev.from_node_device(xml.parse(made))
+    assert device is not None and device.parent == kind.parent
+
+
 def test_a_hostdev_and_its_uuid() -> None:
     element = mdev.hostdev_element(UUID, display=True)
     assert xml.raw(element) == (
