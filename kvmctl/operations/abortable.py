@@ -4,7 +4,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import libvirt
 
@@ -12,6 +12,40 @@ T = TypeVar("T")
 
 # How often progress is asked for while the call is under way, in seconds.
 TICK = 0.2
+
+
+class Asking(threading.Thread, Generic[T]):
+    """A call to libvirt under way in a thread of its own, as it may stay without an answer for long or for good."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        super().__init__(name="kvmctl-call", daemon=True)
+        self._call, self._began = call, time.monotonic()
+        self._result: list[T] = []
+        self._failure: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        """The thread's own work."""
+        try:
+            self._result.append(self._call())
+        except BaseException as error:  # noqa: BLE001 - handed to the waiting thread as it is
+            self._failure = error
+
+    def ended(self, within: float | None = 0) -> bool:
+        """Whether it has come to an end; waits for that at most so many seconds, None: as long as it takes."""
+        self.join(within)
+        return not self.is_alive()
+
+    def result(self) -> T:
+        """What the call returned, when it has ended; raises what it raised."""
+        if self._failure is not None:
+            raise self._failure
+        return self._result[0]
+
+    @property
+    def seconds(self) -> float:
+        """How long ago it was asked."""
+        return time.monotonic() - self._began
 
 
 def abortable(
@@ -27,21 +61,10 @@ def abortable(
     ``patience`` it waits no longer than so many seconds, and not at all where ``abort`` says False: nobody heard it.
     ``tick`` is called every now and then; what libvirt refuses to tell it is no error of the work.
     """
-    result: list[T] = []
-    failure: list[BaseException] = []
-
-    def body() -> None:
-        try:
-            result.append(call())
-        except BaseException as error:  # noqa: BLE001 - handed to the waiting thread as it is
-            failure.append(error)
-
-    thread = threading.Thread(target=body, name="kvmctl-call", daemon=True)
-    thread.start()
+    asking = Asking(call)
     try:
-        while thread.is_alive():
-            thread.join(TICK)
-            if tick is not None and thread.is_alive():
+        while not asking.ended(TICK):
+            if tick is not None:
                 with contextlib.suppress(libvirt.libvirtError):
                     tick()
     except BaseException:
@@ -49,38 +72,6 @@ def abortable(
             with contextlib.suppress(libvirt.libvirtError):
                 if abort() is False:
                     patience = 0
-        thread.join(patience)
+        asking.ended(patience)
         raise
-    if failure:
-        raise failure[0]
-    return result[0]
-
-
-class Asking(threading.Thread):
-    """A question to libvirt that may stay without an answer: where QEMU itself waits for something, libvirt does."""
-
-    def __init__(self, question: Callable[[], object]) -> None:
-        super().__init__(name="kvmctl-question", daemon=True)
-        self._question, self._began = question, time.monotonic()
-        self._failure: BaseException | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self._question()
-        except BaseException as error:  # noqa: BLE001 - handed to the waiting thread as it is
-            self._failure = error
-
-    def answered(self, within: float) -> bool:
-        """Wait for the answer at most so many seconds; raises what the question raised."""
-        self.join(within)
-        if self.is_alive():
-            return False
-        if self._failure is not None:
-            raise self._failure
-        return True
-
-    @property
-    def seconds(self) -> float:
-        """How long ago it was asked."""
-        return time.monotonic() - self._began
+    return asking.result()

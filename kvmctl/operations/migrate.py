@@ -20,7 +20,7 @@ from kvmctl.model import metadata as vm_metadata
 from kvmctl.model import migration, xml
 from kvmctl.model.migration import DiskMove, Note, Wish
 from kvmctl.operations import migrate_after, migrate_offline, migrate_storage
-from kvmctl.operations.abortable import TICK, Asking, abortable
+from kvmctl.operations.abortable import Asking, abortable
 from kvmctl.operations.migrate_steer import Moment, Steer
 from kvmctl.operations.migrate_truth import Hosts, Truth, forget_source, settle
 from kvmctl.operations.progress import Progress
@@ -129,7 +129,7 @@ class _Move:
         self.steer = Steer(sides.domain, sides.wish, self.tell)
         self.hosts = Hosts(sides.source, sides.destination, sides.wish.destination, sides.uuid)
         self._sent = (0, time.monotonic())
-        self._asking: Asking | None = None
+        self._asking: Asking[None] | None = None
 
     def run(self) -> dict[str, Any]:
         """Prepare, move, and say the truth about it."""
@@ -191,12 +191,15 @@ class _Move:
         abortable(call, abort=self._abort, tick=self._tick, patience=CANCEL_SECONDS)
 
     def _tick(self) -> None:
-        # Neither the deadline nor Ctrl-C may wait for an answer: a QEMU whose disks wait for a dead link gives none.
-        asking, self._asking = self._asking or Asking(self.steer.tick), None
-        if asking.answered(TICK):
-            self._stalled()
+        # Neither the deadline, nor Ctrl-C, nor the move's own end may wait for an answer: a QEMU whose disks wait for a
+        # dead link gives none. So the answer is looked for at the next tick.
+        asking = self._asking
+        if asking is None or asking.ended():
+            self._asking = Asking(self.steer.tick)
+            if asking is not None:
+                asking.result()
+                self._stalled()
             return
-        self._asking = asking
         self.steer.check_deadline()
         if asking.seconds > STALLED_SECONDS and self.steer.given_up is None:
             self.steer.given_up = KvmctlError(
@@ -226,7 +229,11 @@ class _Move:
             # There is no way back from here: the guest runs on the other side already.
             return True
         self.progress.step("cancelling, the guest stays where it is")
-        return Asking(self._cancel).answered(ABORT_SECONDS)
+        cancelling = Asking(self._cancel)
+        if not cancelling.ended(ABORT_SECONDS):
+            return False
+        cancelling.result()
+        return True
 
     def _cancel(self) -> None:
         # The call may not have begun yet when it is to be cancelled.

@@ -5,6 +5,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.lab.guest import Guest
 from tests.lab.hosts import Host
 from tests.lab.lab import Lab
 from tests.lab.leftovers import World
+from tests.lab.moving import Define, Moving, define, leave_lans
 
 _PROGRAMS = ("libvirtd", "qemu-system-x86_64", "dnsmasq", "ip", "nsenter", "unshare", "cpio", "sshd", "busybox")
 
@@ -128,6 +130,25 @@ def tiny_full() -> images.Tiny:
 def debian() -> Path:
     """A whole Debian 12 as a qcow2 (cloud-init, SSH server, guest agent), which nobody may write to."""
     return images.debian()
+
+
+@pytest.fixture(scope="module")
+def lans_given_back(lab: Lab) -> Iterator[None]:
+    """After the module's last test the bridges that its guests moved over are taken away: others want the LAN."""
+    yield
+    leave_lans(lab)
+
+
+@pytest.fixture
+def moving(
+    lab: Lab, host_a: Host, host_b: Host, tiny: images.Tiny, vm_name: Callable[[str], str], lans_given_back: None
+) -> Define:
+    """``moving(devices=…)`` makes a guest on host a that sends its heartbeat to the LAN, see moving.define()."""
+
+    def make(**options: Any) -> Moving:
+        return define(lab, host_a, tiny, vm_name("moving"), **options)
+
+    return make
 
 
 @pytest.fixture

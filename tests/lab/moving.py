@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,6 +113,10 @@ class Moving:
         if state == "running" and not Witness(self.lab, self.address, 0.6).gaps():
             with Guest(where, self.name) as console:
                 raise AssertionError(f"no heartbeat on the wire: {console.run('cat /tmp/ping.log; dmesg | tail')}")
+
+
+# What the fixture ``moving`` gives: define(), with but its options to say.
+Define = Callable[..., Moving]
 
 
 def define(

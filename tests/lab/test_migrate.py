@@ -1,7 +1,6 @@
 """Moving guests between the lab's hosts."""
 
 import json
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import libvirt
@@ -11,25 +10,7 @@ from tests.lab.guest import Guest
 from tests.lab.hosts import Host
 from tests.lab.images import Tiny
 from tests.lab.lab import Lab
-from tests.lab.moving import BRIDGE, Moving, Witness, define, disk, images, leave_lans
-
-Define = Callable[..., Moving]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def lans_given_back(lab: Lab) -> Iterator[None]:
-    yield
-    leave_lans(lab)
-
-
-@pytest.fixture
-def make(lab: Lab, host_a: Host, host_b: Host, tiny: Tiny, vm_name: Callable[[str], str]) -> Iterator[Define]:
-    """Makes a guest on host a."""
-
-    def one(**options: Any) -> Moving:
-        return define(lab, host_a, tiny, vm_name("moving"), **options)
-
-    yield one
+from tests.lab.moving import BRIDGE, Define, Moving, Witness, define, disk, images
 
 
 def check_of(row: dict[str, Any], name: str) -> dict[str, Any]:
@@ -38,8 +19,8 @@ def check_of(row: dict[str, Any], name: str) -> dict[str, Any]:
     return dict(found[0])
 
 
-def test_moves_there_and_back(make: Define, lab: Lab, host_a: Host, host_b: Host) -> None:
-    guest = make()
+def test_moves_there_and_back(moving: Define, lab: Lab, host_a: Host, host_b: Host) -> None:
+    guest = moving()
     host_a.conn.lookupByName(guest.name).setAutostart(1)
     host_a.virsh(
         "metadata",
@@ -78,8 +59,8 @@ def test_moves_there_and_back(make: Define, lab: Lab, host_a: Host, host_b: Host
     assert guest.alive().run("cat /tmp/proof") == "kept"
 
 
-def test_a_paused_guest_stays_paused(make: Define, host_a: Host, host_b: Host) -> None:
-    guest = make()
+def test_a_paused_guest_stays_paused(moving: Define, host_a: Host, host_b: Host) -> None:
+    guest = moving()
     host_a.virsh("suspend", guest.name)
     row = host_a.kvmctl("migrate", guest.name, host_b.tcp_uri, "-o", "json").json()
     assert row["state"] == "paused" and row["downtime_ms"] is None
@@ -88,21 +69,21 @@ def test_a_paused_guest_stays_paused(make: Define, host_a: Host, host_b: Host) -
     guest.assert_one(host_b)
 
 
-def test_through_ssh_kvmctl_stands_between(make: Define, host_a: Host, host_b: Host) -> None:
+def test_through_ssh_kvmctl_stands_between(moving: Define, host_a: Host, host_b: Host) -> None:
     """The source's libvirtd has no key for the destination; the user has."""
     host_b.start_sshd()
-    guest = make()
+    guest = moving()
     row = host_a.kvmctl("migrate", guest.name, host_b.ssh_uri, "-o", "json").json()
     assert row["destination"] == host_b.ssh_uri
     guest.assert_one(host_b)
 
 
 @pytest.mark.usefixtures("leaves_nothing")
-def test_offline_takes_the_disk_along(make: Define, host_a: Host, host_b: Host) -> None:
+def test_offline_takes_the_disk_along(moving: Define, host_a: Host, host_b: Host) -> None:
     pool_a, pool_b = images(host_a), images(host_b)
     host_a.run(["qemu-img", "create", "-q", "-f", "qcow2", "/var/lib/libvirt/images/off.qcow2", "16M"])
     host_a.run(["qemu-io", "-c", "write -P 7 1M 64k", "/var/lib/libvirt/images/off.qcow2"])
-    guest = make(devices=disk("/var/lib/libvirt/images/off.qcow2"), start=False)
+    guest = moving(devices=disk("/var/lib/libvirt/images/off.qcow2"), start=False)
     refused = host_a.kvmctl("migrate", guest.name, host_b.tcp_uri, "--check", "-o", "json", check=False)
     assert refused.returncode == 7 and "--offline" in check_of(refused.json(), "state")["hint"]
     refused = host_a.kvmctl("migrate", guest.name, host_b.tcp_uri, "--offline", check=False)
@@ -116,11 +97,11 @@ def test_offline_takes_the_disk_along(make: Define, host_a: Host, host_b: Host) 
     host_b.run(["rm", "/var/lib/libvirt/images/off.qcow2"])
 
 
-def test_copies_a_disk_in_use(make: Define, host_a: Host, host_b: Host) -> None:
+def test_copies_a_disk_in_use(moving: Define, host_a: Host, host_b: Host) -> None:
     images(host_a), images(host_b)
     path = "/var/lib/libvirt/images/live.qcow2"
     host_a.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "32M"])
-    guest = make(devices=disk(path))
+    guest = moving(devices=disk(path))
     with Guest(host_a, guest.name) as console:
         console.run("dd if=/dev/urandom of=/dev/vda bs=1M count=8 conv=fsync")
         before = console.run("sha256sum /dev/vda")
@@ -136,13 +117,13 @@ def test_copies_a_disk_in_use(make: Define, host_a: Host, host_b: Host) -> None:
     console.close()
 
 
-def test_sees_that_storage_is_shared(make: Define, lab: Lab, host_a: Host, host_b: Host) -> None:
+def test_sees_that_storage_is_shared(moving: Define, lab: Lab, host_a: Host, host_b: Host) -> None:
     """libvirt takes a bind mount for local storage; that it is one file is seen by its change time."""
     for host in lab.hosts:
         host.virsh("pool-create-as", "shared", "dir", "--target", host.shared)
     path = f"{host_a.shared}/both.qcow2"
     host_a.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "32M"])
-    guest = make(devices=disk(path))
+    guest = moving(devices=disk(path))
     row = host_a.kvmctl("migrate", guest.name, host_b.tcp_uri, "-o", "json").json()
     assert "one file that both hosts see" in check_of(row, "disk vda")["detail"]
     guest.assert_one(host_b)
@@ -180,7 +161,7 @@ def off_name() -> str:
 
 
 @pytest.fixture
-def off(lab: Lab, host_a: Host, tiny: Tiny, off_name: str) -> Moving:
+def off(lab: Lab, host_a: Host, tiny: Tiny, off_name: str, lans_given_back: None) -> Moving:
     return define(lab, host_a, tiny, off_name, start=False)
 
 
@@ -222,9 +203,9 @@ def test_nonsense_options(host_a: Host, host_b: Host, off: Moving, options: list
     assert host_a.kvmctl("migrate", off.name, host_b.tcp_uri, *options, check=False).returncode == 2
 
 
-def test_what_stands_in_the_way_is_named(lab: Lab, make: Define, host_a: Host, host_b: Host) -> None:
+def test_what_stands_in_the_way_is_named(lab: Lab, moving: Define, host_a: Host, host_b: Host) -> None:
     """Each of these libvirt refuses, some only after a while; the check names all of them at once."""
-    guest = make(
+    guest = moving(
         devices="<interface type='network'><source network='only-here'/></interface>"
         "<interface type='bridge'><source bridge='lab0br'/></interface>",
         start=False,
@@ -247,11 +228,11 @@ def test_what_stands_in_the_way_is_named(lab: Lab, make: Define, host_a: Host, h
     assert check_of(row, f"bridge {BRIDGE}")["level"] == "ok"
 
 
-def test_snapshots_and_saved_state_refuse(make: Define, host_a: Host, host_b: Host) -> None:
+def test_snapshots_and_saved_state_refuse(moving: Define, host_a: Host, host_b: Host) -> None:
     images(host_a)
     path = "/var/lib/libvirt/images/snap.qcow2"
     host_a.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "8M"])
-    guest = make(devices=disk(path))
+    guest = moving(devices=disk(path))
     host_a.virsh("snapshot-create-as", guest.name, "one", "--disk-only", "--no-metadata", "--print-xml")
     host_a.virsh("managedsave", guest.name)
     row = host_a.kvmctl("migrate", guest.name, host_b.tcp_uri, "--check", "-o", "json", check=False).json()
@@ -266,8 +247,8 @@ def test_snapshots_and_saved_state_refuse(make: Define, host_a: Host, host_b: Ho
     guest.assert_one(host_a)
 
 
-def test_progress_is_a_line_a_second(make: Define, host_a: Host, host_b: Host) -> None:
-    guest = make()
+def test_progress_is_a_line_a_second(moving: Define, host_a: Host, host_b: Host) -> None:
+    guest = moving()
     result = host_a.kvmctl("migrate", guest.name, host_b.tcp_uri, "--bandwidth", "40M", "--progress", "-o", "json")
     lines = [json.loads(line)["progress"] for line in result.stderr.splitlines()]
     assert len(lines) >= 2 and lines[-1]["phase"] == "memory"
@@ -282,9 +263,9 @@ def test_unknown_vm(host_a: Host, host_b: Host) -> None:
     assert host_a.kvmctl("migrate", "nobody", check=False).returncode == 2
 
 
-def test_cpu_check_against_what_libvirt_does(make: Define, host_a: Host, host_b: Host) -> None:
+def test_cpu_check_against_what_libvirt_does(moving: Define, host_a: Host, host_b: Host) -> None:
     """A model that the destination's hypervisor cannot give is refused with what is missing, before it starts."""
-    guest = make(start=False)
+    guest = moving(start=False)
     domain = host_a.conn.lookupByName(guest.name)
     text = domain.XMLDesc(0).replace("<model fallback='allow'>qemu64</model>", "<model fallback='forbid'>EPYC</model>")
     assert "EPYC" in text
@@ -298,10 +279,10 @@ def test_cpu_check_against_what_libvirt_does(make: Define, host_a: Host, host_b:
     assert verdict["level"] in ("ok", "refused")
 
 
-def test_evacuate_moves_all_that_can_go(make: Define, host_a: Host, host_b: Host) -> None:
+def test_evacuate_moves_all_that_can_go(moving: Define, host_a: Host, host_b: Host) -> None:
     """A running guest and one that is off go; one whose network is missing there stays, with the reason."""
-    runs, off = make(), make(start=False)
-    stays = make(start=False, devices="<interface type='bridge'><source bridge='nowhere0'/></interface>")
+    runs, off = moving(), moving(start=False)
+    stays = moving(start=False, devices="<interface type='bridge'><source bridge='nowhere0'/></interface>")
     result = host_a.kvmctl("host", "evacuate", host_b.tcp_uri, "-o", "json", check=False)
     assert result.returncode == 8, result.stderr
     rows = {row["name"]: row for row in result.json()}

@@ -4,7 +4,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import libvirt
@@ -12,32 +12,21 @@ import pytest
 
 from tests.lab.guest import Guest
 from tests.lab.hosts import Host, wait_until
-from tests.lab.images import Tiny
 from tests.lab.lab import Lab
-from tests.lab.moving import Moving, Running, define, dirty, disk, images, leave_lans, qemu_pids, until_sending
+from tests.lab.moving import Define, Moving, Running, dirty, disk, images, qemu_pids, until_sending
 
 # Slow enough for something to happen while the memory is on its way.
 SLOWLY = ("--bandwidth", "8M")
 DISK = "/var/lib/libvirt/images/moving.qcow2"
 
-Define = Callable[..., Moving]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def lans_given_back(lab: Lab) -> Iterator[None]:
-    yield
-    leave_lans(lab)
-
 
 @pytest.fixture
-def make(
-    lab: Lab, host_a: Host, host_b: Host, tiny: Tiny, vm_name: Callable[[str], str], leaves_nothing: None
-) -> Iterator[Define]:
+def moving(lab: Lab, moving: Define, leaves_nothing: None) -> Iterator[Define]:
     """Makes a guest on host a, that is removed at the end; whatever else is left then fails the test."""
     made: list[Moving] = []
 
     def one(**options: Any) -> Moving:
-        made.append(define(lab, host_a, tiny, vm_name("moving"), **options))
+        made.append(moving(**options))
         return made[-1]
 
     yield one
@@ -48,12 +37,12 @@ def make(
 
 
 @pytest.fixture
-def with_disk(lab: Lab, make: Define, host_a: Host) -> Iterator[Moving]:
+def with_disk(lab: Lab, moving: Define, host_a: Host) -> Iterator[Moving]:
     """A guest with 48 MiB of data on a disk that only host a has."""
     for host in lab.hosts:
         images(host)
     host_a.run(["qemu-img", "create", "-q", "-f", "qcow2", DISK, "64M"])
-    guest = make(devices=disk(DISK))
+    guest = moving(devices=disk(DISK))
     with Guest(host_a, guest.name) as console:
         console.run("dd if=/dev/urandom of=/dev/vda bs=1M count=48 conv=fsync")
         console.run("sha256sum /dev/vda >/tmp/sum")
@@ -69,8 +58,8 @@ def unharmed(guest: Moving) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(make: Define, host_a: Host, host_b: Host, number: signal.Signals) -> None:
-    guest = make()
+def test_interrupted(moving: Define, host_a: Host, host_b: Host, number: signal.Signals) -> None:
+    guest = moving()
     running = Running(host_a, "migrate", guest.name, host_b.tcp_uri, *SLOWLY, "-o", "json")
     until_sending(host_a, guest.name)
     running.send(number)
@@ -82,9 +71,9 @@ def test_interrupted(make: Define, host_a: Host, host_b: Host, number: signal.Si
     assert "urn:kvmctl:migration" not in host_a.virsh("dumpxml", guest.name).stdout
 
 
-def test_killed_and_aborted(make: Define, host_a: Host, host_b: Host) -> None:
+def test_killed_and_aborted(moving: Define, host_a: Host, host_b: Host) -> None:
     """After kill -9 libvirt goes on by itself; --abort ends that."""
-    guest = make()
+    guest = moving()
     running = Running(host_a, "migrate", guest.name, host_b.tcp_uri, *SLOWLY)
     until_sending(host_a, guest.name)
     running.send(signal.SIGKILL)
@@ -101,8 +90,8 @@ def test_killed_and_aborted(make: Define, host_a: Host, host_b: Host) -> None:
     guest.assert_one(host_a)
 
 
-def test_killed_and_finished_without_kvmctl(make: Define, host_a: Host, host_b: Host) -> None:
-    guest = make()
+def test_killed_and_finished_without_kvmctl(moving: Define, host_a: Host, host_b: Host) -> None:
+    guest = moving()
     host_a.conn.lookupByName(guest.name).setAutostart(1)
     running = Running(host_a, "migrate", guest.name, host_b.tcp_uri)
     until_sending(host_a, guest.name)
@@ -115,8 +104,8 @@ def test_killed_and_finished_without_kvmctl(make: Define, host_a: Host, host_b: 
     assert "urn:kvmctl:migration" not in host_b.virsh("dumpxml", guest.name).stdout
 
 
-def test_the_destinations_qemu_is_killed(make: Define, host_a: Host, host_b: Host) -> None:
-    guest = make()
+def test_the_destinations_qemu_is_killed(moving: Define, host_a: Host, host_b: Host) -> None:
+    guest = moving()
     running = Running(host_a, "migrate", guest.name, host_b.tcp_uri, *SLOWLY, "-o", "json")
     until_sending(host_a, guest.name)
     for pid in qemu_pids(host_b, guest.name):
@@ -126,9 +115,9 @@ def test_the_destinations_qemu_is_killed(make: Define, host_a: Host, host_b: Hos
     guest.assert_one(host_a)
 
 
-def test_the_sources_qemu_is_killed(make: Define, host_a: Host, host_b: Host) -> None:
+def test_the_sources_qemu_is_killed(moving: Define, host_a: Host, host_b: Host) -> None:
     """Nobody can save that guest; it is off, its definition is where it was, and that is said."""
-    guest = make()
+    guest = moving()
     running = Running(host_a, "migrate", guest.name, host_b.tcp_uri, *SLOWLY, "-o", "json")
     until_sending(host_a, guest.name)
     for pid in qemu_pids(host_a, guest.name):
@@ -140,8 +129,8 @@ def test_the_sources_qemu_is_killed(make: Define, host_a: Host, host_b: Host) ->
 
 
 @pytest.mark.parametrize("which", ["source", "destination"])
-def test_a_libvirtd_is_killed(make: Define, host_a: Host, host_b: Host, which: str) -> None:
-    guest = make()
+def test_a_libvirtd_is_killed(moving: Define, host_a: Host, host_b: Host, which: str) -> None:
+    guest = moving()
     running = Running(host_a, "migrate", guest.name, host_b.tcp_uri, *SLOWLY, "-o", "json")
     until_sending(host_a, guest.name)
     host = host_a if which == "source" else host_b
@@ -155,9 +144,9 @@ def test_a_libvirtd_is_killed(make: Define, host_a: Host, host_b: Host, which: s
     assert row["place"] == "source"
 
 
-def test_the_link_is_cut(make: Define, host_a: Host, host_b: Host, lab: Lab) -> None:
+def test_the_link_is_cut(moving: Define, host_a: Host, host_b: Host, lab: Lab) -> None:
     """libvirt itself notices after 30 s; the guest runs on all the time."""
-    guest = make()
+    guest = moving()
     running = Running(host_a, "migrate", guest.name, host_b.tcp_uri, *SLOWLY, "-o", "json")
     until_sending(host_a, guest.name)
     lab.wire.ip("link", "set", "lab-b", "down")
@@ -173,12 +162,12 @@ def test_the_link_is_cut(make: Define, host_a: Host, host_b: Host, lab: Lab) -> 
 
 
 @pytest.mark.full
-def test_the_link_is_cut_at_the_switchover(make: Define, host_a: Host, host_b: Host, lab: Lab) -> None:
+def test_the_link_is_cut_at_the_switchover(moving: Define, host_a: Host, host_b: Host, lab: Lab) -> None:
     """The worst moment: stopped here, not yet running there, and neither host hears of the other.
 
     What comes of it is left to the machine; the worst that can is the next test's.
     """
-    guest = make()
+    guest = moving()
     running = Running(host_a, "migrate", guest.name, host_b.tcp_uri, "-o", "json")
     cut = stopped_to_switch(host_a, guest, running)
     try:
@@ -195,9 +184,9 @@ def test_the_link_is_cut_at_the_switchover(make: Define, host_a: Host, host_b: H
         assert place is host_b
 
 
-def test_the_last_answer_is_lost(make: Define, host_a: Host, host_b: Host) -> None:
+def test_the_last_answer_is_lost(moving: Define, host_a: Host, host_b: Host) -> None:
     """The destination has let the guest run, and the source never hears of it: libvirt then lets it run there too."""
-    guest = make()
+    guest = moving()
     lost = ["INPUT", "-s", host_b.address, "-p", "tcp", "--sport", "16509", "-j", "DROP"]
     running = Running(host_a, "migrate", guest.name, host_b.tcp_uri, "--bandwidth", "40M", "-o", "json")
     until_sending(host_a, guest.name)
@@ -237,8 +226,8 @@ def test_the_link_is_cut_while_it_copies_a_disk(with_disk: Moving, host_a: Host,
     unharmed(with_disk)
 
 
-def test_timeout(make: Define, host_a: Host, host_b: Host) -> None:
-    guest = make()
+def test_timeout(moving: Define, host_a: Host, host_b: Host) -> None:
+    guest = moving()
     dirty(guest, 32)
     result = host_a.kvmctl("migrate", guest.name, host_b.tcp_uri, *SLOWLY, "--timeout", "4s", "-o", "json", check=False)
     assert result.returncode == 6 and f"running on {host_a.uri}, as before" in result.error()["message"]
@@ -246,9 +235,9 @@ def test_timeout(make: Define, host_a: Host, host_b: Host) -> None:
     guest.assert_one(host_a)
 
 
-def test_the_sources_qemu_answers_nothing(make: Define, host_a: Host, host_b: Host) -> None:
+def test_the_sources_qemu_answers_nothing(moving: Define, host_a: Host, host_b: Host) -> None:
     """As one does whose disk waits for a dead link: libvirt waits for it, and kvmctl keeps its word all the same."""
-    guest = make()
+    guest = moving()
     running = Running(host_a, "migrate", guest.name, host_b.tcp_uri, *SLOWLY, "--timeout", "6s", "-o", "json")
     until_sending(host_a, guest.name)
     (pid,) = qemu_pids(host_a, guest.name)
@@ -314,8 +303,8 @@ def test_no_room_on_the_destination(with_disk: Moving, host_a: Host, host_b: Hos
     unharmed(with_disk)
 
 
-def test_the_first_port_is_taken(make: Define, host_a: Host, host_b: Host) -> None:
-    guest = make()
+def test_the_first_port_is_taken(moving: Define, host_a: Host, host_b: Host) -> None:
+    guest = moving()
     host_b.run(["sh", "-c", "busybox nc -l -p 49152 >/dev/null 2>&1 &"])
     row = host_a.kvmctl("migrate", guest.name, host_b.tcp_uri, "-o", "json").json()
     assert row["state"] == "running"
@@ -340,7 +329,7 @@ PIECES, ROUNDS = 12, 10
 
 @pytest.mark.full
 @pytest.mark.parametrize("piece", range(PIECES))
-def test_disturbed_at_any_moment(make: Define, host_a: Host, host_b: Host, lab: Lab, piece: int) -> None:
+def test_disturbed_at_any_moment(moving: Define, host_a: Host, host_b: Host, lab: Lab, piece: int) -> None:
     """A disturbance after a random time, sometimes too late: wherever the guest then is, it is there once, unharmed.
 
     One guest a piece, that goes on from wherever the last round left it; every other piece's has a disk to be copied.
@@ -349,7 +338,7 @@ def test_disturbed_at_any_moment(make: Define, host_a: Host, host_b: Host, lab: 
         images(host)
     if piece % 2:
         host_a.run(["qemu-img", "create", "-q", "-f", "qcow2", DISK, "32M"])
-    guest = make(devices=disk(DISK) if piece % 2 else "")
+    guest = moving(devices=disk(DISK) if piece % 2 else "")
     with Guest(host_a, guest.name) as console:
         proof = "/dev/vda" if piece % 2 else "/tmp/proof"
         console.run(f"dd if=/dev/urandom of={proof} bs=1M count=16; sync; sha256sum {proof} >/tmp/sum")

@@ -1,37 +1,27 @@
 """Moving guests over an ocean: 100 ms each way, 20 Mbit/s."""
 
 import sys
-from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.lab.far import ocean
 from tests.lab.guest import Guest
 from tests.lab.hosts import Host
-from tests.lab.images import Tiny
 from tests.lab.lab import Lab
-from tests.lab.moving import define, dirty, disk, images, leave_lans
+from tests.lab.moving import Define, dirty, disk, images
 
 DISK = "/var/lib/libvirt/images/far.qcow2"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def lans_given_back(lab: Lab) -> Iterator[None]:
-    yield
-    leave_lans(lab)
 
 
 # A minute or more, each: 20 Mbit/s are 2.4 MiB a second.
 @pytest.mark.full
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
-def test_over_an_ocean_with_its_disk(
-    lab: Lab, host_a: Host, host_b: Host, tiny: Tiny, vm_name: Callable[[str], str], busy: bool
-) -> None:
+def test_over_an_ocean_with_its_disk(moving: Define, lab: Lab, host_a: Host, host_b: Host, busy: bool) -> None:
     """What it wrote arrives, and the report says what it cost; a busy one goes by post-copy."""
     for host in lab.hosts:
         images(host)
     host_a.run(["qemu-img", "create", "-q", "-f", "qcow2", DISK, "32M"])
-    guest = define(lab, host_a, tiny, vm_name("far"), devices=disk(DISK))
+    guest = moving(devices=disk(DISK))
     with Guest(host_a, guest.name) as console:
         console.run("dd if=/dev/urandom of=/dev/vda bs=1M count=8 conv=fsync; sha256sum /dev/vda >/tmp/sum")
     if busy:

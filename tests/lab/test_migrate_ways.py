@@ -1,7 +1,7 @@
 """The other ways to move a guest (post-copy, encrypted, compressed, in parallel), and what goes on while it moves."""
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,33 +9,14 @@ import pytest
 
 from tests.lab.guest import Guest
 from tests.lab.hosts import Host, wait_until
-from tests.lab.images import Tiny
 from tests.lab.lab import Lab
-from tests.lab.moving import Moving, Running, define, dirty, leave_lans, until_sending
+from tests.lab.moving import Define, Moving, Running, dirty, until_sending
 from tests.lab.process import run
 
 # Slow enough to be looked at on its way.
 SLOWLY = ("--bandwidth", "100M")
 # In the guest's memory, and so on the wire of whoever sends it in clear.
 SECRET = "in-clear-on-the-wire-0123456789"
-
-Define = Callable[..., Moving]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def lans_given_back(lab: Lab) -> Iterator[None]:
-    yield
-    leave_lans(lab)
-
-
-@pytest.fixture
-def make(lab: Lab, host_a: Host, host_b: Host, tiny: Tiny, vm_name: Callable[[str], str]) -> Iterator[Define]:
-    """Makes a guest on host a."""
-
-    def one(**options: Any) -> Moving:
-        return define(lab, host_a, tiny, vm_name("moving"), **options)
-
-    yield one
 
 
 def asked(host: Host, guest: Moving, command: str) -> str:
@@ -64,8 +45,8 @@ def remember(guest: Moving, mebibytes: int = 8) -> str:
     return proof(guest)
 
 
-def test_post_copy_at_once(make: Define, host_a: Host, host_b: Host) -> None:
-    guest = make()
+def test_post_copy_at_once(moving: Define, host_a: Host, host_b: Host) -> None:
+    guest = moving()
     before = remember(guest)
     # Or it would be over there before the first round has been seen to end: not zeros, which cost nothing to send, and
     # no limit that a guest keeps which the machine has let wait for a moment.
@@ -77,9 +58,9 @@ def test_post_copy_at_once(make: Define, host_a: Host, host_b: Host) -> None:
     assert proof(guest) == before
 
 
-def test_post_copy_where_nothing_else_helps(make: Define, host_a: Host, host_b: Host) -> None:
+def test_post_copy_where_nothing_else_helps(moving: Define, host_a: Host, host_b: Host) -> None:
     """A guest that writes faster than is sent: given up without post-copy, moved with it."""
-    guest = make()
+    guest = moving()
     before = remember(guest)
     dirty(guest, 64)
     slow = ("--bandwidth", "8M", "--timeout", "8s")
@@ -95,8 +76,8 @@ def test_post_copy_where_nothing_else_helps(make: Define, host_a: Host, host_b: 
     ("option", "capability"),
     [(("--compress",), "xbzrle"), (("--connections", "2"), "multifd")],
 )
-def test_qemu_is_told(make: Define, host_a: Host, host_b: Host, option: tuple[str, ...], capability: str) -> None:
-    guest = make()
+def test_qemu_is_told(moving: Define, host_a: Host, host_b: Host, option: tuple[str, ...], capability: str) -> None:
+    guest = moving()
     before = remember(guest)
     running = Running(host_a, "migrate", guest.name, host_b.tcp_uri, *SLOWLY, *option, "-o", "json")
     until_sending(host_a, guest.name)
@@ -147,9 +128,9 @@ def certificates(lab: Lab, host_a: Host, host_b: Host, tmp_path: Path) -> Iterat
 
 
 @pytest.mark.usefixtures("certificates")
-def test_encrypted(make: Define, lab: Lab, host_a: Host, host_b: Host, tmp_path: Path) -> None:
+def test_encrypted(moving: Define, lab: Lab, host_a: Host, host_b: Host, tmp_path: Path) -> None:
     """With --tls nothing of the guest is read on the wire; without it is."""
-    guest = make()
+    guest = moving()
     with guest.alive() as console:
         half = len(SECRET) // 2
         console.run(f"a={SECRET[:half]}; for i in 1 2 3 4 5 6 7 8; do echo $a{SECRET[half:]} >>/tmp/secret; done")
@@ -180,8 +161,8 @@ def test_encrypted(make: Define, lab: Lab, host_a: Host, host_b: Host, tmp_path:
     assert seen == {("--tls",): False, (): True}
 
 
-def test_encryption_without_certificates_is_refused(make: Define, host_a: Host, host_b: Host) -> None:
-    guest = make()
+def test_encryption_without_certificates_is_refused(moving: Define, host_a: Host, host_b: Host) -> None:
+    guest = moving()
     result = host_a.kvmctl("migrate", guest.name, host_b.tcp_uri, "--tls", "-o", "json", check=False)
     assert result.returncode not in (0, 130) and f"running on {host_a.uri}" in result.error()["message"], result.stderr
     guest.assert_one(host_a)
@@ -211,10 +192,10 @@ class Session:
         self._process.communicate()
 
 
-def test_open_connections_survive(make: Define, lab: Lab, host_a: Host, host_b: Host) -> None:
+def test_open_connections_survive(moving: Define, lab: Lab, host_a: Host, host_b: Host) -> None:
     """A TCP connection and an SSH session from the LAN go on where they were, there and back."""
     ssh = lab.root / "ssh"
-    guest = make(cmdline=f"lab.nodhcp lab.key={(ssh / 'key.pub').read_text().split()[1]}")
+    guest = moving(cmdline=f"lab.nodhcp lab.key={(ssh / 'key.pub').read_text().split()[1]}")
     echo = Session(lab, "socat", "-", f"TCP:{guest.address}:7")
     options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-F", "none"]
     shell = Session(lab, "ssh", *options, "-i", str(ssh / "key"), f"root@{guest.address}", "sh")
@@ -243,11 +224,11 @@ NETWORK = """\
 CARD = "52:54:00:77:00:09"
 
 
-def test_reserved_address_and_published_port_move_along(make: Define, lab: Lab, host_a: Host, host_b: Host) -> None:
+def test_reserved_address_and_published_port_move_along(moving: Define, lab: Lab, host_a: Host, host_b: Host) -> None:
     for host in lab.hosts:
         host.virsh("net-create", "/dev/stdin", input=NETWORK)
     nat = f"<interface type='network'><mac address='{CARD}'/><source network='both'/><model type='virtio'/></interface>"
-    guest = make(devices=nat, cmdline="")
+    guest = moving(devices=nat, cmdline="")
     with Guest(host_a, guest.name) as console:
         address = console.address("eth1")
     host_a.kvmctl("port", "add", guest.name, "8099:80")
