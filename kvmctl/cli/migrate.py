@@ -75,9 +75,15 @@ def migrate(app: App, /, vm: str, destination: str | None, **options: Any) -> No
     if destination is None:
         raise UsageProblem("where to? DEST is missing", "like 'kvmctl migrate VM qemu+ssh://host/system'")
     wish = _wish(destination, options)
+    hypervisor = app.connect(events=True)
+    from kvmctl.preflight.asking import Asking
+    from kvmctl.preflight.reachable import open_destination
+
+    # While the other host is reached, all that the move needs is imported.
+    opening = Asking(lambda: open_destination(wish.destination))
     from kvmctl.operations import migrate as operation
 
-    found = operation.plan(app.connect(events=True), vm, wish)
+    found = operation.plan(hypervisor, vm, wish, opening)
     if options["check"] or options["dry_run"]:
         row = found.as_check()
         if options["dry_run"]:

@@ -4,31 +4,29 @@ The source's libvirt talks to the destination's by itself (peer to peer): then t
 when kvmctl is killed. Where the source cannot open the destination's URI, kvmctl stands between them (managed).
 """
 
-import contextlib
-import signal
-import threading
+import functools
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import libvirt
 
 from kvmctl.connection import Hypervisor, explain, translated
-from kvmctl.errors import ConnectionFailed, Interrupted, KvmctlError, Refused, with_leftovers
-from kvmctl.model import metadata as vm_metadata
-from kvmctl.model import migration, xml
+from kvmctl.errors import ConnectionFailed, KvmctlError, Refused
 from kvmctl.model.migration import DiskMove, Note, Wish
-from kvmctl.operations import migrate_after, migrate_offline, migrate_storage
-from kvmctl.operations.abortable import Asking, abortable
+from kvmctl.operations.abortable import abortable
+from kvmctl.operations.migrate_note import write_note
 from kvmctl.operations.migrate_steer import Moment, Steer
-from kvmctl.operations.migrate_truth import Hosts, Truth, forget_source, settle
 from kvmctl.operations.progress import Progress
 from kvmctl.preflight import migration as preflight
-from kvmctl.preflight import volumes
+from kvmctl.preflight.asking import Asking
 from kvmctl.preflight.check import Check
 from kvmctl.preflight.migration_sides import Sides, look
 from kvmctl.preflight.reachable import open_destination
+
+if TYPE_CHECKING:
+    from kvmctl.operations.migrate_end import End
 
 # QEMU's first step and the one it adds each time that is not enough, in percent (its defaults: 20 and 10).
 THROTTLE_FIRST, THROTTLE_STEP = 20, 20
@@ -80,10 +78,13 @@ class Plan:
         ]
 
 
-def plan(source: Hypervisor, name: str, wish: Wish) -> Plan:
-    """Look at both sides. Raises NotFound, ConnectionFailed, UsageProblem; a refusal is in the plan."""
+def plan(source: Hypervisor, name: str, wish: Wish, opening: Asking[Hypervisor] | None = None) -> Plan:
+    """Look at both sides. Raises NotFound, ConnectionFailed, UsageProblem; a refusal is in the plan.
+
+    ``opening``: open_destination() under way, where the caller has begun it already.
+    """
     domain = source.find(name)
-    destination = open_destination(wish.destination)
+    destination = opening.result() if opening is not None else open_destination(wish.destination)
     sides = look(source, destination, domain, wish)
     found = preflight.judge(sides)
     with translated(source.uri):
@@ -106,6 +107,8 @@ def run(found: Plan, progress: Progress, tell: Callable[[Moment], object]) -> di
     require(found)
     began = time.monotonic()
     if found.sides.wish.offline:
+        from kvmctl.operations import migrate_offline
+
         result = migrate_offline.run(found.sides, found.moves, found.autostart, progress)
     else:
         result = _Move(found, progress, tell).run()
@@ -114,22 +117,22 @@ def run(found: Plan, progress: Progress, tell: Callable[[Moment], object]) -> di
     return result
 
 
-@dataclass
 class _Move:
-    """One live migration: its steps, what it made, and what it has to put right."""
+    """One live migration: its steps, and what it made on the way."""
 
-    found: Plan
-    progress: Progress
-    tell: Callable[[Moment], object]
-    made: list[tuple[str, str]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        sides = self.found.sides
-        self.sides = sides
-        self.steer = Steer(sides.domain, sides.wish, self.tell)
-        self.hosts = Hosts(sides.source, sides.destination, sides.wish.destination, sides.uuid)
+    def __init__(self, found: Plan, progress: Progress, tell: Callable[[Moment], object]) -> None:
+        self.found, self.progress, self.sides = found, progress, found.sides
+        self.steer = Steer(self.sides.domain, self.sides.wish, tell)
+        self.made: list[tuple[str, str]] = []
         self._sent = (0, time.monotonic())
         self._asking: Asking[None] | None = None
+
+    @functools.cached_property
+    def end(self) -> "End":
+        """What is done when the move is over. Imported while libvirt works, so that it does not begin later."""
+        from kvmctl.operations.migrate_end import End
+
+        return End(self.sides, self.found.autostart, self.made, self.steer, self.progress)
 
     def run(self) -> dict[str, Any]:
         """Prepare, move, and say the truth about it."""
@@ -138,14 +141,16 @@ class _Move:
             self.progress.step(f"moving {self.sides.name}")
             self._send()
         except BaseException as error:  # noqa: BLE001 - whatever happened, both hosts are asked; it is raised again
-            return self._after_failure(error)
-        return self._after_success(settle(self.hosts, self.sides.state))
+            return self.end.failed(error)
+        return self.end.succeeded()
 
     def _prepare(self) -> None:
         self._note()
         for move in self.found.moves:
             if move.action != "copy" or move.pool is None:
                 continue
+            from kvmctl.operations import migrate_storage
+
             self.made.append((move.pool, migrate_storage.name_of(move)))
             # Noted before it is made: whoever finds this after a kill -9 knows what to remove.
             self._note()
@@ -160,7 +165,7 @@ class _Move:
         note = Note(
             self.sides.source.uri, self.sides.wish.destination, tuple(self.made), autostart=self.found.autostart
         )
-        migrate_after.write_note(self.sides.domain, note)
+        write_note(self.sides.domain, note)
 
     def _send(self) -> None:
         """Peer to peer where the source can open the URI, else by way of this process."""
@@ -184,7 +189,7 @@ class _Move:
         sent = self.steer.last.transferred_bytes if self.steer.last is not None else 0
         if sent or not isinstance(explain(error), ConnectionFailed):
             return False
-        here, there = self.hosts.see("source"), self.hosts.see("destination")
+        here, there = self.end.hosts.see("source"), self.end.hosts.see("destination")
         return here.word == self.sides.state and there.word == "absent"
 
     def _call(self, call: Callable[[], object]) -> None:
@@ -193,6 +198,7 @@ class _Move:
     def _tick(self) -> None:
         # Neither the deadline, nor Ctrl-C, nor the move's own end may wait for an answer: a QEMU whose disks wait for a
         # dead link gives none. So the answer is looked for at the next tick.
+        _ = self.end
         asking = self._asking
         if asking is None or asking.ended():
             self._asking = Asking(self.steer.tick)
@@ -281,123 +287,10 @@ class _Move:
         if disks := self._copied_by_qemu():
             parameters[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = disks
         if any(move.action == "copy" for move in self.found.moves):
-            live, config = self._there()
-            parameters[libvirt.VIR_MIGRATE_PARAM_DEST_XML] = live
-            if config is not None:
-                parameters[libvirt.VIR_MIGRATE_PARAM_PERSIST_XML] = config
-        return parameters
+            from kvmctl.operations import migrate_storage
 
-    def _there(self) -> tuple[str, str | None]:
-        """The domain as the destination shall have it, running and saved, with the disks' places there."""
-        there = volumes.pools(self.sides.destination)
-        with translated(self.sides.source.uri):
-            secure = libvirt.VIR_DOMAIN_XML_SECURE
-            texts = [self.sides.domain.XMLDesc(secure | libvirt.VIR_DOMAIN_XML_MIGRATABLE)]
+            there = functools.partial(migrate_storage.definition_there, self.sides, self.found.moves)
+            parameters[libvirt.VIR_MIGRATE_PARAM_DEST_XML] = there(libvirt.VIR_DOMAIN_XML_MIGRATABLE)
             if self.sides.config is not None:
-                texts.append(self.sides.domain.XMLDesc(secure | libvirt.VIR_DOMAIN_XML_INACTIVE))
-        trees = []
-        for text in texts:
-            tree = migration.moved_disks(xml.parse(text, "domain", "domain"), self.found.moves)
-            migration.strip(tree)
-            if tree.find(f"metadata/{{{vm_metadata.NAMESPACE}}}vm") is not None:
-                known = migrate_storage.owned_there(vm_metadata.from_domain(tree), self.found.moves, there)
-                vm_metadata.put(tree, known)
-            trees.append(xml.raw(tree))
-        return trees[0], trees[1] if len(trees) > 1 else None
-
-    def _after_success(self, truth: Truth) -> dict[str, Any]:
-        if truth.place != "destination":
-            raise KvmctlError(f"libvirt reports success, but {truth.sentence}", self._recover_hint())
-        with _undisturbed():
-            forget_source(self.hosts)
-            warnings = migrate_after.arrive(self.hosts, self.found.autostart)
-        return self._result(truth, warnings)
-
-    def _after_failure(self, error: BaseException) -> dict[str, Any]:
-        """Ask both hosts, put right what can be, and raise what happened with what is true now."""
-        with _undisturbed():
-            self.progress.step("asking both hosts what is true")
-            truth = settle(self.hosts, self.sides.state)
-            if truth.place == "destination":
-                # Too late to be stopped, or the last word got lost: it has moved.
-                forget_source(self.hosts)
-                warnings = migrate_after.arrive(self.hosts, self.found.autostart)
-                cause = _as_kvmctl(error, self.sides.wish.destination).message
-                return self._result(truth, [f"{cause}; but the guest had moved already", *warnings])
-            left: list[str] = []
-            if truth.never_arrived:
-                left = self._tidy(truth.settled)
-        raise self._told(error, truth, left) from error
-
-    def _tidy(self, settled: bool) -> list[str]:
-        """Nothing left over: no volume on the destination; no note in the guest's metadata that --recover may need."""
-        left = []
-        if self.made:
-            try:
-                left = migrate_storage.delete(self.hosts.hypervisor("destination"), self.made)
-            except (KvmctlError, libvirt.libvirtError) as error:
-                left = [f"volume {name} of pool {pool} ({error})" for pool, name in self.made]
-        if settled and not left:
-            with contextlib.suppress(KvmctlError, libvirt.libvirtError):
-                migrate_after.remove_note(self.hosts.domain("source"))
-        return left
-
-    def _told(self, error: BaseException, truth: Truth, left: list[str]) -> KvmctlError:
-        cause = self.steer.given_up or _as_kvmctl(error, self.sides.wish.destination)
-        told = type(cause)(f"{self.sides.name} was not moved: {cause.message}; {truth.sentence}", cause.hint)
-        if not truth.settled:
-            told.hint = f"{told.hint}; {self._recover_hint()}" if told.hint else self._recover_hint()
-        return with_leftovers(told, left)
-
-    def _recover_hint(self) -> str:
-        return f"'kvmctl migrate {self.sides.name} {self.sides.wish.destination} --recover' puts it right"
-
-    def _result(self, truth: Truth, warnings: list[str]) -> dict[str, Any]:
-        stats = migrate_after.completed(self.hosts)
-        wish = self.sides.wish
-        paused = self.sides.state == "paused"
-        downtime = stats.get("downtime") if not paused else None
-        last = self.steer.last
-        transferred = stats.get("data_processed", last.transferred_bytes if last is not None else None)
-        limit = wish.max_downtime * 1000
-        return {
-            "name": self.sides.name,
-            "source": self.hosts.source_uri,
-            "destination": self.hosts.destination_uri,
-            "state": truth.destination.word,
-            "total_seconds": 0.0,
-            "downtime_ms": downtime,
-            "max_downtime_ms": round(limit, 3),
-            "within_max_downtime": downtime <= limit if downtime is not None else None,
-            "transferred_bytes": transferred,
-            "iterations": stats.get("memory_iteration", last.iteration if last is not None else None),
-            "strategy": self.steer.strategy,
-            "warnings": warnings,
-        }
-
-
-def _as_kvmctl(error: BaseException, uri: str) -> KvmctlError:
-    if isinstance(error, KvmctlError):
-        return error
-    if isinstance(error, libvirt.libvirtError):
-        found = explain(error)
-        if isinstance(found, ConnectionFailed):
-            found.hint = f"is {uri} still up, and the network between the hosts?"
-        return found
-    if isinstance(error, KeyboardInterrupt):
-        return Interrupted("interrupted")
-    return KvmctlError(f"unexpected {type(error).__name__}: {error}")
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM: putting both hosts right must not stop half-way."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in held.items():
-            signal.signal(number, handler)
+                parameters[libvirt.VIR_MIGRATE_PARAM_PERSIST_XML] = there(libvirt.VIR_DOMAIN_XML_INACTIVE)
+        return parameters

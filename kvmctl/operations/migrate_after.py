@@ -1,4 +1,4 @@
-"""What libvirt does not take along: autostart, published ports, reserved addresses, and the note of the move."""
+"""What libvirt does not take along: autostart, published ports and reserved addresses."""
 
 import contextlib
 from dataclasses import replace
@@ -7,38 +7,12 @@ from typing import Any, Literal
 import libvirt
 
 from kvmctl.connection import explain
-from kvmctl.errors import KvmctlError, UsageProblem
-from kvmctl.model import migration, xml
+from kvmctl.errors import KvmctlError
 from kvmctl.model.metadata import Metadata, Reservation
 from kvmctl.model.migration import Note
 from kvmctl.operations import metadata
+from kvmctl.operations.migrate_note import read_note, remove_note
 from kvmctl.operations.migrate_truth import Hosts
-
-
-def write_note(domain: libvirt.virDomain, note: Note | None) -> None:
-    """Write the note into the domain's metadata, running and saved; None takes it out."""
-    flags = 0
-    if domain.isPersistent():
-        flags |= libvirt.VIR_DOMAIN_AFFECT_CONFIG
-    if domain.isActive():
-        flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
-    text = xml.raw(migration.to_element(note)) if note is not None else None
-    domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, migration.PREFIX, migration.NAMESPACE, flags)
-
-
-def remove_note(domain: libvirt.virDomain) -> None:
-    """Take the note out; none there is as good."""
-    if read_note(domain) is not None:
-        write_note(domain, None)
-
-
-def read_note(domain: libvirt.virDomain) -> Note | None:
-    """The note that a migration left with the domain, or None."""
-    for flags in (libvirt.VIR_DOMAIN_AFFECT_LIVE, libvirt.VIR_DOMAIN_AFFECT_CONFIG):
-        with contextlib.suppress(libvirt.libvirtError, UsageProblem):
-            text = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, migration.NAMESPACE, flags)
-            return migration.from_element(xml.parse(text, "migration note"))
-    return None
 
 
 def arrive_after_crash(hosts: Hosts, note: Note | None) -> list[str]:

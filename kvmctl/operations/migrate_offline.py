@@ -6,14 +6,11 @@ from typing import Any
 import libvirt
 
 from kvmctl.connection import explain, translated
-from kvmctl.model import metadata as vm_metadata
-from kvmctl.model import migration, xml
 from kvmctl.model.migration import DiskMove
 from kvmctl.operations import migrate_after, migrate_storage
 from kvmctl.operations.migrate_truth import Hosts
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.undo import Undo
-from kvmctl.preflight import volumes
 from kvmctl.preflight.migration_sides import Sides
 
 
@@ -28,7 +25,8 @@ def run(sides: Sides, moves: tuple[DiskMove, ...], autostart: bool, progress: Pr
             undo.add(f"delete volume {made[0][1]} there", functools.partial(migrate_storage.delete, there, made))
         progress.step(f"defining {sides.name} on {there.uri}")
         with translated(there.uri):
-            domain = there.conn.defineXMLFlags(_definition(sides, moves), libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+            text = migrate_storage.definition_there(sides, moves, libvirt.VIR_DOMAIN_XML_INACTIVE)
+            domain = there.conn.defineXMLFlags(text, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
         undo.add(
             f"undefine {sides.name} on {there.uri}",
             lambda: domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM),
@@ -56,14 +54,3 @@ def run(sides: Sides, moves: tuple[DiskMove, ...], autostart: bool, progress: Pr
         "strategy": "offline",
         "warnings": migrate_after.arrive(hosts, autostart),
     }
-
-
-def _definition(sides: Sides, moves: tuple[DiskMove, ...]) -> str:
-    with translated(sides.source.uri):
-        text = sides.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
-    tree = migration.moved_disks(xml.parse(text, "domain", "domain"), moves)
-    migration.strip(tree)
-    if tree.find(f"metadata/{{{vm_metadata.NAMESPACE}}}vm") is not None:
-        known = vm_metadata.from_domain(tree)
-        vm_metadata.put(tree, migrate_storage.owned_there(known, moves, volumes.pools(sides.destination)))
-    return xml.raw(tree)

@@ -11,6 +11,7 @@ from kvmctl.errors import Conflict, KvmctlError, NotFound, UsageProblem
 from kvmctl.model.migration import Note
 from kvmctl.operations import migrate_after, migrate_storage
 from kvmctl.operations.lifecycle import state_of
+from kvmctl.operations.migrate_note import read_note, remove_note
 from kvmctl.operations.migrate_truth import Hosts, Truth, forget_source, settle
 from kvmctl.preflight.reachable import open_destination
 
@@ -81,8 +82,8 @@ def _what_is_known(hypervisor: Hypervisor, name: str, destination: str | None) -
             raise NotFound(f"no VM named {name[:100]!a} on {hypervisor.uri}", "name the other host as well: VM DEST")
         other = open_destination(destination)
         found = other.find(name)
-        return found.UUIDString(), migrate_after.read_note(found), destination
-    note = migrate_after.read_note(domain)
+        return found.UUIDString(), read_note(found), destination
+    note = read_note(domain)
     if destination is None:
         if note is None or not note.destination:
             raise UsageProblem(
@@ -156,7 +157,7 @@ def _put_in_order(hosts: Hosts, name: str, uuid: str, note: Note | None, truth: 
         if left:
             raise KvmctlError(f"{name}: {sentence}; could not remove {'; '.join(left)}")
         with contextlib.suppress(KvmctlError, libvirt.libvirtError):
-            migrate_after.remove_note(hosts.domain("source"))
+            remove_note(hosts.domain("source"))
     seen = truth.destination if truth.place == "destination" else truth.source
     return {
         "name": name,

@@ -9,12 +9,13 @@ import libvirt
 
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import KvmctlError, NotFound
-from kvmctl.model import xml
+from kvmctl.model import metadata, migration, xml
 from kvmctl.model.metadata import Metadata
 from kvmctl.model.migration import DiskMove
 from kvmctl.operations import pools
 from kvmctl.operations.progress import Progress
 from kvmctl.preflight import volumes
+from kvmctl.preflight.migration_sides import Sides
 
 # virStreamRecv gives at most this much at once.
 CHUNK = 256 * 1024 - 24
@@ -111,7 +112,19 @@ def delete(destination: Hypervisor, made: Iterable[tuple[str, str]]) -> list[str
     return left
 
 
-def owned_there(known: Metadata, moves: Iterable[DiskMove], pools_there: Iterable[volumes.PoolFacts]) -> Metadata:
+def definition_there(sides: Sides, moves: tuple[DiskMove, ...], flags: int) -> str:
+    """The domain's XML as the destination shall have it, with the disks' places there; ``flags``: virDomainXMLFlags."""
+    with translated(sides.source.uri):
+        text = sides.domain.XMLDesc(flags | libvirt.VIR_DOMAIN_XML_SECURE)
+    tree = migration.moved_disks(xml.parse(text, "domain", "domain"), moves)
+    migration.strip(tree)
+    if tree.find(f"metadata/{{{metadata.NAMESPACE}}}vm") is not None:
+        known = _owned_there(metadata.from_domain(tree), moves, volumes.pools(sides.destination))
+        metadata.put(tree, known)
+    return xml.raw(tree)
+
+
+def _owned_there(known: Metadata, moves: Iterable[DiskMove], pools_there: Iterable[volumes.PoolFacts]) -> Metadata:
     """What kvmctl remembers as its own, with each volume under the destination's pool and path."""
     by_source = {move.source: move for move in moves if move.action == "copy"}
     by_folder = {str(pool.path): pool.name for pool in pools_there if pool.path is not None}

@@ -1,10 +1,14 @@
 """All that must hold before a guest is sent to another host."""
 
+import functools
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from kvmctl.connection import translated
 from kvmctl.model.migration import DiskMove
 from kvmctl.preflight import migration_devices, migration_guest, migration_host, migration_storage
+from kvmctl.preflight.asking import Asking, together
 from kvmctl.preflight.check import Check, worst
 from kvmctl.preflight.migration_sides import Sides
 
@@ -34,6 +38,13 @@ def judge(sides: Sides) -> Findings:
         if same.level == "refused":
             # Everything else compares two hosts.
             return Findings((same,), ())
-        checks = [*migration_host.checks(sides), *migration_guest.checks(sides), *migration_devices.checks(sides)]
-        storage = migration_storage.look(sides)
-        return Findings((*checks, *storage.checks), tuple(storage.moves))
+        # All at once: each question to a host far away takes its time.
+        storage = Asking(lambda: migration_storage.look(sides))
+        looks = (migration_host.checks, migration_guest.checks, migration_devices.checks)
+        groups = together(*(functools.partial(_all, look, sides) for look in looks))
+        return Findings((same, *itertools.chain(*groups), *storage.result().checks), tuple(storage.result().moves))
+
+
+def _all(look: Callable[[Sides], Iterator[Check]], sides: Sides) -> list[Check]:
+    with translated():
+        return list(look(sides))

@@ -2,15 +2,18 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import libvirt
 
 from kvmctl.connection import Hypervisor, is_missing, translated
 from kvmctl.errors import Conflict
-from kvmctl.model import metadata, network, xml
-from kvmctl.preflight import hostnet
+from kvmctl.model import xml
 from kvmctl.preflight.check import Check
 from kvmctl.preflight.migration_sides import Sides
+
+if TYPE_CHECKING:
+    from kvmctl.model.network import Network
 
 
 def checks(sides: Sides) -> Iterator[Check]:
@@ -73,7 +76,10 @@ def _network(sides: Sides, name: str) -> Check:
     return Check(title, "ok", f"{there.mode}, runs on both")
 
 
-def _read_network(hypervisor: Hypervisor, name: str) -> tuple[network.Network | None, bool]:
+def _read_network(hypervisor: Hypervisor, name: str) -> tuple["Network | None", bool]:
+    # These and others of the kind are imported late: many guests have but a card on a bridge, and wait for each import.
+    from kvmctl.model import network
+
     with translated(hypervisor.uri):
         try:
             found = hypervisor.conn.networkLookupByName(name)
@@ -105,9 +111,12 @@ def _links(hypervisor: Hypervisor) -> set[str] | None:
     libvirt's interfaces are looked up when asked for, but ports of a bridge are not among them; its node devices
     have those, but follow udev, which is not everywhere.
     """
-    host = hostnet.look(hypervisor)
-    if host is not None:
-        return set(host.links)
+    if not hypervisor.is_remote:
+        from kvmctl.preflight import hostnet
+
+        host = hostnet.look(hypervisor)
+        if host is not None:
+            return set(host.links)
     names: set[str] = set()
     with contextlib.suppress(libvirt.libvirtError):
         names.update(interface.name() for interface in hypervisor.conn.listAllInterfaces(0))
@@ -119,6 +128,8 @@ def _links(hypervisor: Hypervisor) -> set[str] | None:
 
 
 def _user(sides: Sides) -> Check:
+    from kvmctl.model import metadata
+
     forwards = metadata.from_domain(sides.config if sides.config is not None else sides.live).forwards
     wanted = {(f.protocol, f.host_port) for f in forwards}
     try:

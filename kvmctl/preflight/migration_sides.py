@@ -7,13 +7,15 @@ import libvirt
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.model import state, xml
 from kvmctl.model.migration import Wish
+from kvmctl.preflight.asking import Asking
 
 
 @dataclass(frozen=True)
 class Sides:
     """``live`` is the domain as it runs (or its saved definition where it does not), ``config`` the saved one.
 
-    ``here`` and ``there`` are the two hosts' capabilities.
+    ``here`` and ``there`` are the two hosts' capabilities, ``vcpus`` and ``memory_bytes`` what the guest
+    may use now.
     """
 
     source: Hypervisor
@@ -22,6 +24,9 @@ class Sides:
     name: str
     uuid: str
     state: str
+    memory_bytes: int
+    most_memory_bytes: int
+    vcpus: int
     live: xml.Element
     config: xml.Element | None
     here: xml.Element
@@ -46,14 +51,32 @@ class Sides:
 
 def look(source: Hypervisor, destination: Hypervisor, domain: libvirt.virDomain, wish: Wish) -> Sides:
     """Read everything that the checks judge."""
+    there = Asking(lambda: _capabilities(destination))
     with translated(source.uri):
-        number = domain.state()[0]
+        # info(): state, most memory in KiB, memory, vCPUs, CPU time
+        number, most_memory, memory, vcpus, _ = domain.info()
         live = xml.parse(domain.XMLDesc(0), "domain", "domain")
         config = None
         if domain.isPersistent():
             config = xml.parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), "domain", "domain")
-        here = xml.parse(source.conn.getCapabilities(), "capabilities", "capabilities")
         name, uuid = domain.name(), domain.UUIDString()
-    with translated(destination.uri):
-        there = xml.parse(destination.conn.getCapabilities(), "capabilities", "capabilities")
-    return Sides(source, destination, domain, name, uuid, state.word(number), live, config, here, there, wish)
+    return Sides(
+        source=source,
+        destination=destination,
+        domain=domain,
+        name=name,
+        uuid=uuid,
+        state=state.word(number),
+        memory_bytes=memory * 1024,
+        most_memory_bytes=most_memory * 1024,
+        vcpus=vcpus,
+        live=live,
+        config=config,
+        here=_capabilities(source),
+        there=there.result(),
+        wish=wish,
+    )
+
+
+def _capabilities(hypervisor: Hypervisor) -> xml.Element:
+    return xml.parse(hypervisor.capabilities, "capabilities", "capabilities")

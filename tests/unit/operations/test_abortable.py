@@ -7,7 +7,7 @@ import libvirt
 import pytest
 
 from kvmctl.operations import abortable as module
-from kvmctl.operations.abortable import Asking, abortable
+from kvmctl.operations.abortable import abortable
 
 
 @pytest.fixture
@@ -20,21 +20,6 @@ def never() -> Iterator[threading.Event]:
 
 def refuse() -> int:
     raise libvirt.libvirtError("no")
-
-
-def test_an_answer_and_an_error_come_to_who_asked() -> None:
-    asking = Asking(lambda: 7)
-    assert asking.ended(None) and asking.result() == 7
-    failed = Asking(refuse)
-    assert failed.ended(None)
-    with pytest.raises(libvirt.libvirtError):
-        failed.result()
-
-
-def test_a_question_without_an_answer_holds_nobody(never: threading.Event) -> None:
-    asking = Asking(never.wait)
-    assert not asking.ended() and not asking.ended(0.001)
-    assert asking.seconds > 0 and asking.daemon
 
 
 def test_what_the_call_returns_or_raises() -> None:

@@ -28,7 +28,20 @@ def levels(version: int, kind: str = "qemu", state: str = "running") -> list[str
     live = xml.parse(f"<domain type='{kind}'/>", "domain")
     host = xml.parse("<capabilities/>", "capabilities")
     sides = Sides(
-        Hypervisor(conn), Hypervisor(conn), domain, "vm", "uuid", state, live, None, host, host, Wish("qemu:///x")
+        source=Hypervisor(conn),
+        destination=Hypervisor(conn),
+        domain=domain,
+        name="vm",
+        uuid="uuid",
+        state=state,
+        memory_bytes=2**28,
+        most_memory_bytes=2**28,
+        vcpus=1,
+        live=live,
+        config=None,
+        here=host,
+        there=host,
+        wish=Wish("qemu:///x"),
     )
     return [check.level for check in migration_guest._emulated(sides)]
 
