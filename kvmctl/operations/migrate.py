@@ -67,7 +67,7 @@ class Plan:
         """What run() would do, in words."""
         kind = "definition" if self.sides.wish.offline else f"{self.sides.state} guest"
         copies = [
-            f"copy disk {m.target} to {m.path} in pool {m.pool}, then remove nothing here"
+            f"copy disk {m.target} to {m.path} in pool {m.pool}; the one here stays"
             for m in self.moves
             if m.action == "copy"
         ]

@@ -45,6 +45,8 @@ def _card(sides: Sides, interface: xml.Element) -> Check:
             "a network card of the host is passed through to the guest",
             "detach it, and attach one of the destination's afterwards",
         )
+    if kind == "vdpa":
+        return Check("network", "refused", "libvirt moves no vDPA card", "detach it first ('kvmctl nic detach')")
     return Check("network", "unknown", f"whether the destination has what a card of type {kind} needs")
 
 
@@ -178,12 +180,18 @@ def _tied(sides: Sides) -> Iterator[Check]:
             "detach it first; use a network file system instead",
         )
     for memory in live.iterfind("devices/shmem"):
-        if memory.get("role") != "master":
-            yield Check(
-                "shared memory", "refused", f"shmem {memory.get('name', '')} is shared with others", "detach it"
-            )
+        model = memory.find("model")
+        legacy = model is None or model.get("type") == "ivshmem"
+        if legacy or memory.get("role") != "master":
+            what = f"shmem {memory.get('name', '')} is memory that it shares with others on this host"
+            yield Check("shared memory", "refused", what, "detach it first")
     if live.find("launchSecurity") is not None:
-        yield Check("memory encryption", "refused", "the guest's memory is encrypted for this host's CPU (SEV)")
+        yield Check(
+            "memory encryption",
+            "refused",
+            "the guest's memory is encrypted for this host's CPU (SEV)",
+            "such a guest moves only when it is off (--offline)",
+        )
     for card in live.iterfind("devices/smartcard"):
         if card.get("mode") in ("host", "host-certificates"):
             yield Check("smart card", "refused", "the guest uses a smart card of this host", "detach it first")

@@ -46,6 +46,13 @@ def _state(sides: Sides) -> Check:
         return Check("state", "refused", seen, f"'kvmctl reset {sides.name}' or 'kvmctl destroy {sides.name}' first")
     if sides.wish.offline and sides.config is None:
         return Check("state", "refused", f"{sides.name} has no saved definition to move")
+    if sides.stopped_by_disk:
+        return Check(
+            "state",
+            "refused",
+            f"{seen}: it was stopped when one of its disks failed",
+            f"see to the disk (is it full?), then 'kvmctl resume {sides.name}'",
+        )
     return Check("state", "ok", seen)
 
 

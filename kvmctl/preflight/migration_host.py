@@ -11,6 +11,7 @@ from kvmctl.connection import explain, translated
 from kvmctl.errors import KvmctlError
 from kvmctl.model import xml
 from kvmctl.model.units import human_size
+from kvmctl.preflight.asking import Asking
 from kvmctl.preflight.check import Check
 from kvmctl.preflight.migration_sides import Sides
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 # qemu.conf: migration_port_min. Debian's firewall rules and everybody's documentation name this range.
 FIRST_PORT = 49152
+# A name server that answers later than this helps no migration either.
+LOOK_UP_SECONDS = 3.0
 PAGES_KIB = {"k": 1, "kib": 1, "m": 1024, "mib": 1024, "g": 1024**2, "gib": 1024**2, "kb": 1, "mb": 1024, "gb": 1024**2}
 
 
@@ -33,6 +36,7 @@ def checks(sides: Sides) -> Iterator[Check]:
     yield from _hugepages(sides)
     yield _vcpus(sides)
     yield _ports(sides)
+    yield from _named(sides)
     yield Check(
         "clock",
         "unknown",
@@ -236,6 +240,26 @@ def _vcpus(sides: Sides) -> Check:
     if need > there:
         return Check("vcpus", "warn", f"{need} vCPUs, and the destination has {there} CPUs", "it will run, slowly")
     return Check("vcpus", "ok", f"{need} vCPUs, and the destination has {there} CPUs")
+
+
+def _named(sides: Sides) -> Iterator[Check]:
+    """The destination tells the source to send the guest to its own host name, unless its qemu.conf says another."""
+    if sides.source.is_remote or sides.wish.offline:
+        return
+    with translated(sides.destination.uri):
+        name = sides.destination.conn.getHostname()
+    asking = Asking(lambda: socket.getaddrinfo(name, FIRST_PORT))
+    try:
+        known = asking.ended(LOOK_UP_SECONDS) and bool(asking.result())
+    except (OSError, UnicodeError):
+        known = False
+    if not known:
+        yield Check(
+            "host name",
+            "warn",
+            f"this host cannot resolve {name}, where the destination tells it to send the guest",
+            f"put {name} into /etc/hosts here, or set migration_host in the destination's qemu.conf",
+        )
 
 
 def _ports(sides: Sides) -> Check:

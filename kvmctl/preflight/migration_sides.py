@@ -39,9 +39,11 @@ class Sides:
         return self.state in state.ACTIVE
 
     @property
-    def trees(self) -> list[xml.Element]:
-        """Every definition that must be acceptable on the other side."""
-        return [self.live] if self.config is None else [self.live, self.config]
+    def stopped_by_disk(self) -> bool:
+        """Whether QEMU paused it over an I/O error, which libvirt then moves nowhere."""
+        with translated(self.source.uri):
+            number, reason = self.domain.state()
+        return bool(number == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR)
 
     @property
     def virt(self) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from kvmctl.connection import translated
 from kvmctl.model import xml
 from kvmctl.model.migration import DiskMove
 from kvmctl.model.units import human_size
@@ -43,6 +44,7 @@ def _disk(sides: Sides, disk: xml.Element, found: Storage) -> None:
     if source is None:
         found.checks.append(Check(title, "ok", "an empty drive"))
         return
+    found.checks.extend(_kept_here(sides, disk, title))
     if disk.get("type") == "network":
         found.checks.append(Check(title, "ok", f"reached over the network ({source.get('protocol')}) by both"))
         return
@@ -66,6 +68,28 @@ def _disk(sides: Sides, disk: xml.Element, found: Storage) -> None:
         )
     else:
         _unseen(facts, found)
+
+
+def _kept_here(sides: Sides, disk: xml.Element, title: str) -> Iterator[Check]:
+    """What a disk has on this host alone, whatever becomes of its bytes."""
+    if disk.find("transient") is not None:
+        hint = f"power it off, and take <transient/> from the disk ('kvmctl edit {sides.name}')"
+        yield Check(title, "refused", "its writes are thrown away in the end (transient): libvirt moves no such", hint)
+    for secret in (*disk.iterfind(".//encryption/secret"), *disk.iterfind(".//auth/secret")):
+        uuid, usage = secret.get("uuid"), secret.get("usage")
+        conn = sides.destination.conn
+        with translated(sides.destination.uri):
+            if uuid is not None:
+                known = {one.UUIDString() for one in conn.listAllSecrets(0)}
+            else:
+                known = {one.usageID() for one in conn.listAllSecrets(0)}
+        if (uuid or usage) not in known:
+            yield Check(
+                title,
+                "refused",
+                f"its key is a secret ({uuid or usage}) that the destination's libvirt does not have",
+                "define it there with the same UUID and value: 'virsh secret-define', 'virsh secret-set-value'",
+            )
 
 
 class _Facts:

@@ -33,6 +33,7 @@ _DOMAIN = """\
   <name>{name}</name>
   <uuid>{uuid}</uuid>
   <memory unit='MiB'>{memory}</memory>
+  {elements}
   <vcpu>1</vcpu>
   <os>
     <type arch='x86_64' machine='q35'>hvm</type>
@@ -128,8 +129,12 @@ def define(
     memory: int = 256,
     start: bool = True,
     cmdline: str = "lab.nodhcp",
+    elements: str = "",
 ) -> Moving:
-    """Define and start a guest on ``host``, and its heartbeat. ``devices``: XML of more of them."""
+    """Define and start a guest on ``host``, and its heartbeat. ``devices``: XML of more of them.
+
+    ``elements``: XML of more of the domain itself. ``memory`` in MiB.
+    """
     join_lans(lab)
     guest = Moving(lab, name, str(uuid.uuid4()), ADDRESS)
     text = _DOMAIN.format(
@@ -142,6 +147,7 @@ def define(
         odd=memory * 1024 + _ODD_KIB,
         devices=devices,
         cmdline=cmdline,
+        elements=elements,
     )
     domain = host.conn.defineXML(text)
     if start:

@@ -228,6 +228,60 @@ def test_what_stands_in_the_way_is_named(lab: Lab, moving: Define, host_a: Host,
     assert check_of(row, f"bridge {BRIDGE}")["level"] == "ok"
 
 
+# What libvirt refuses to move, or the other host does not have, and what is said of it: the check's name, and words.
+TIED = {
+    "<hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='0' bus='9' slot='2' function='0'/>"
+    "</source></hostdev>": ("passthrough", "a pci device of this host"),
+    "<hostdev mode='subsystem' type='usb'><source><vendor id='0x1234'/><product id='0xbeef'/></source></hostdev>": (
+        "passthrough",
+        "a usb device of this host",
+    ),
+    "<interface type='direct'><source dev='nowhere1' mode='bridge'/></interface>": ("macvtap nowhere1", "no device"),
+    "<interface type='vdpa'><source dev='/dev/vhost-vdpa-7'/></interface>": ("network", "vDPA"),
+    "<filesystem type='mount'><source dir='/srv'/><target dir='srv'/></filesystem>": ("shared folder", "9p"),
+    "<filesystem type='mount'><driver type='virtiofs'/><source dir='/srv'/><target dir='srv2'/></filesystem>": (
+        "shared folder",
+        "virtiofs",
+    ),
+    "<shmem name='common' role='peer'><model type='ivshmem-plain'/><size unit='M'>4</size></shmem>": (
+        "shared memory",
+        "shmem common",
+    ),
+    "<tpm model='tpm-crb'><backend type='passthrough'><device path='/dev/tpm0'/></backend></tpm>": (
+        "TPM",
+        "this host's own TPM",
+    ),
+    "<smartcard mode='host'/>": ("smart card", "of this host"),
+    "<disk type='file'><driver name='qemu' type='qcow2'/><source file='/srv/shared/t.qcow2'/><target dev='vdx'/>"
+    "<transient/></disk>": ("disk vdx", "transient"),
+    "<disk type='network'><driver name='qemu' type='raw'/><source protocol='rbd' name='pool/image'>"
+    "<host name='10.77.0.1'/><auth username='me'><secret type='ceph' uuid='11111111-2222-3333-4444-555555555555'/>"
+    "</auth></source><target dev='vdy' bus='virtio'/></disk>": ("disk vdy", "11111111-2222-3333-4444-555555555555"),
+    "<disk type='file' device='cdrom'><source file='/var/lib/libvirt/images/only-here.iso'/>"
+    "<target dev='sdc' bus='sata'/><readonly/></disk>": ("disk sdc", "is not on the destination"),
+}
+
+
+def test_what_is_tied_to_a_host_is_named_with_the_remedy(moving: Define, host_a: Host, host_b: Host) -> None:
+    """All at once, before anything is begun; some of it libvirt itself would only refuse half-way."""
+    images(host_a), images(host_b)
+    host_a.run(["sh", "-c", "echo x >/var/lib/libvirt/images/only-here.iso"])
+    backing = "<memoryBacking><hugepages/><access mode='shared'/></memoryBacking>"
+    guest = moving(devices="".join(TIED), elements=backing, memory=2**22, start=False)
+    result = host_a.kvmctl("migrate", guest.name, host_b.tcp_uri, "--offline", "--check", "-o", "json", check=False)
+    row = result.json()
+    assert result.returncode == 7 and row["verdict"] == "refused"
+    refused = [check for check in row["checks"] if check["level"] == "refused"]
+    for name, words in [*TIED.values(), ("memory", "the guest has"), ("huge pages", "in pages of 2048 KiB")]:
+        found = [check for check in refused if check["name"] == name and words in check["detail"]]
+        assert len(found) == 1 and found[0]["hint"], (name, words, refused)
+    assert {check["name"] for check in refused} == {name for name, _ in TIED.values()} | {"memory", "huge pages"}
+    # Each with its remedy below it, for people.
+    said = host_a.kvmctl("migrate", guest.name, host_b.tcp_uri, "--offline", "--check", check=False)
+    assert said.stdout.count("refused  ") == len(refused) and all(check["hint"] in said.stdout for check in refused)
+    assert (guest.state(host_a), guest.state(host_b)) == ("shut off", "absent")
+
+
 def test_snapshots_and_saved_state_refuse(moving: Define, host_a: Host, host_b: Host) -> None:
     images(host_a)
     path = "/var/lib/libvirt/images/snap.qcow2"
