@@ -1,10 +1,7 @@
 """kvmctl host evacuate"""
 
-from typing import Any
-
 import click
 
-from kvmctl.cli import output
 from kvmctl.cli.options import DURATION, App, dry_run, everywhere, timeout
 
 
@@ -40,8 +37,7 @@ def evacuate(
       kvmctl host evacuate qemu+ssh://other/system --check
       kvmctl host evacuate qemu+tls://other/system --copy-storage --timeout 10m
     """
-    from kvmctl.cli.migrate import move_one
-    from kvmctl.cli.targets import for_each
+    from kvmctl.cli.migrate import move_all
     from kvmctl.model.migration import Wish
     from kvmctl.operations import evacuate as operation
 
@@ -52,14 +48,5 @@ def evacuate(
         timeout=timeout,
         copy="full" if copy_storage else "none",
     )
-    runs = {name: up for name, up in operation.order(hypervisor) if up or not running}
-
-    def act(name: str) -> dict[str, Any]:
-        return move_one(app, hypervisor, name, operation.wish_for(wish, runs[name]), check or dry_run)
-
-    def sentence(row: dict[str, Any]) -> str:
-        if "verdict" in row:
-            return f"{output.plain(row['name'])} can go ({row['verdict']})"
-        return f"{output.plain(row['name'])} is {row['state']} on {output.plain(row['destination'])}"
-
-    for_each(app, list(runs), True, act, sentence)
+    found = [(name, up) for name, up in operation.order(hypervisor) if up or not running]
+    move_all(app, hypervisor, {name: operation.wish_for(wish, up) for name, up in found}, check or dry_run)

@@ -60,13 +60,14 @@ def migrate(app: App, /, vm: str, destination: str | None, **options: Any) -> No
     """Move a VM to another host while it runs, and say how long it paused.
 
     DEST is the other host's libvirt URI. Both hosts are looked at first; nothing is begun that is known
-    to fail. Whatever happens, exactly one guest remains, and the message says where.
+    to fail. Whatever happens, exactly one guest remains, and the message says where. A pattern moves
+    several, one after the other.
 
     \b
     Examples:
       kvmctl migrate web-1 qemu+ssh://other/system --check
       kvmctl migrate web-1 qemu+ssh://other/system
-      kvmctl migrate web-1 qemu+tls://other/system --copy-storage --timeout 10m
+      kvmctl migrate 'web-*' qemu+tls://other/system --copy-storage --timeout 10m
       kvmctl migrate web-1 qemu+ssh://other/system --recover
     """
     if options["abort"] or options["recover"]:
@@ -76,6 +77,12 @@ def migrate(app: App, /, vm: str, destination: str | None, **options: Any) -> No
         raise UsageProblem("where to? DEST is missing", "like 'kvmctl migrate VM qemu+ssh://host/system'")
     wish = _wish(destination, options)
     hypervisor = app.connect(events=True)
+    if set(vm) & set("*?["):
+        from kvmctl.cli.targets import resolve
+
+        names, _ = resolve(hypervisor, [vm], False)
+        move_all(app, hypervisor, dict.fromkeys(names, wish), options["check"] or options["dry_run"])
+        return
     from kvmctl.preflight.asking import Asking
     from kvmctl.preflight.reachable import open_destination
 
@@ -111,16 +118,31 @@ def migrate(app: App, /, vm: str, destination: str | None, **options: Any) -> No
     output.show_one(app, row, lambda: _sentence(row))
 
 
-def move_one(app: App, hypervisor: "Hypervisor", name: str, wish: "Wish", check: bool) -> dict[str, Any]:
-    """Check one VM, and move it unless ``check``: its object. Raises Refused where it cannot go."""
+def move_all(app: App, hypervisor: "Hypervisor", wishes: dict[str, "Wish"], check: bool) -> None:
+    """Move (or with ``check`` only judge) each named VM, one after the other, and show what came of it.
+
+    One after the other: two at once would share the link, and each would stand still longer.
+    """
+    from kvmctl.cli.targets import for_each
     from kvmctl.operations import migrate as operation
 
-    found = operation.plan(hypervisor, name, wish)
-    operation.require(found)
-    if check:
-        return found.as_check()
-    with output.progress(app) as progress:
-        return operation.run(found, progress, lambda _moment: None)
+    def act(name: str) -> dict[str, Any]:
+        found = operation.plan(hypervisor, name, wishes[name])
+        operation.require(found)
+        if check:
+            return found.as_check()
+        with output.progress(app) as progress:
+            row = operation.run(found, progress, lambda _moment: None)
+        for warning in () if app.machine_readable else row["warnings"]:
+            output.warn(app, f"{name}: {warning}")
+        return row
+
+    def sentence(row: dict[str, Any]) -> str:
+        if "verdict" in row:
+            return f"{output.plain(row['name'])} can go ({row['verdict']})"
+        return _sentence(row)
+
+    for_each(app, list(wishes), True, act, sentence)
 
 
 def _wish(destination: str, options: dict[str, Any]) -> "Wish":

@@ -22,6 +22,7 @@ def check_of(row: dict[str, Any], name: str) -> dict[str, Any]:
 def test_moves_there_and_back(moving: Define, lab: Lab, host_a: Host, host_b: Host) -> None:
     guest = moving()
     host_a.conn.lookupByName(guest.name).setAutostart(1)
+    host_a.kvmctl("protect", guest.name)
     host_a.virsh(
         "metadata",
         guest.name,
@@ -56,6 +57,7 @@ def test_moves_there_and_back(moving: Define, lab: Lab, host_a: Host, host_b: Ho
         text = there.virsh("dumpxml", guest.name, "--inactive").stdout
         assert "keep me" in text and "urn:kvmctl:migration" not in text
         assert guest.name not in source.virsh("list", "--all", "--name").stdout
+        assert there.kvmctl("delete", guest.name, "-y", check=False).returncode == 7
     assert guest.alive().run("cat /tmp/proof") == "kept"
 
 
@@ -336,6 +338,8 @@ def test_cpu_check_against_what_libvirt_does(moving: Define, host_a: Host, host_
 def test_evacuate_moves_all_that_can_go(moving: Define, host_a: Host, host_b: Host) -> None:
     """A running guest and one that is off go; one whose network is missing there stays, with the reason."""
     runs, off = moving(), moving(start=False)
+    pattern = host_a.kvmctl("migrate", "moving-*", host_b.tcp_uri, "--check", "-o", "json", check=False).json()
+    assert {row["name"]: row.get("verdict", "refused") for row in pattern} == {runs.name: "warn", off.name: "refused"}
     stays = moving(start=False, devices="<interface type='bridge'><source bridge='nowhere0'/></interface>")
     result = host_a.kvmctl("host", "evacuate", host_b.tcp_uri, "-o", "json", check=False)
     assert result.returncode == 8, result.stderr

@@ -15,7 +15,8 @@ from tests.lab.process import run
 
 # Slow enough to be looked at on its way.
 SLOWLY = ("--bandwidth", "100M")
-# In the guest's memory, and so on the wire of whoever sends it in clear.
+# What is in the guest's memory, and so on the wire of whoever sends it in clear; and what is sent when that is over.
+LAST_WORD = "~the end"
 SECRET = "in-clear-on-the-wire-0123456789"
 
 
@@ -137,23 +138,16 @@ def test_encrypted(moving: Define, lab: Lab, host_a: Host, host_b: Host, tmp_pat
     seen = {}
     for source, there, options in ((host_a, host_b, ("--tls",)), (host_b, host_a, ())):
         capture = tmp_path / f"{source.name}.pcap"
-        wire = [
-            "nsenter",
-            f"--net={lab.wire.path}",
-            "--",
-            "tcpdump",
-            "-Z",
-            "root",
-            "-i",
-            "lab-a",
-            "-s",
-            "0",
-            "-B",
-            "65536",
-        ]
-        listener = subprocess.Popen([*wire, "-w", str(capture), "tcp"], stderr=subprocess.PIPE)
+        wire = ["nsenter", f"--net={lab.wire.path}", "--", "tcpdump", "-Z", "root", "-i", "lab-a"]
+        listener = subprocess.Popen(
+            [*wire, "-s", "0", "-B", "65536", "-U", "-w", str(capture), "tcp or icmp"], stderr=subprocess.PIPE
+        )
         wait_until(capture.exists, "tcpdump")
-        moved(guest, source, there, *options)
+        # No faster than tcpdump can write it down.
+        moved(guest, source, there, "--bandwidth", "40M", *options)
+        # It writes what it hears in order, and throws away what it has not written when it is ended.
+        lab.wire.run(["ping", "-c", "1", "-p", LAST_WORD.encode().hex(), host_a.address])
+        wait_until(lambda: LAST_WORD.encode() * 2 in capture.read_bytes()[-(2**20) :], "the last packet in the capture")
         listener.terminate()
         listener.communicate()
         seen[options] = SECRET.encode() in capture.read_bytes()
