@@ -1,5 +1,6 @@
 """The other ways to move a guest (post-copy, encrypted, compressed, in parallel), and what goes on while it moves."""
 
+import functools
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,6 +129,11 @@ def certificates(lab: Lab, host_a: Host, host_b: Host, tmp_path: Path) -> Iterat
         host.restart_libvirtd()
 
 
+def ends(capture: Path) -> bool:
+    """Whether the last word is among the last MiB that was captured."""
+    return LAST_WORD.encode() * 2 in capture.read_bytes()[-(2**20) :]
+
+
 @pytest.mark.usefixtures("certificates")
 def test_encrypted(moving: Define, lab: Lab, host_a: Host, host_b: Host, tmp_path: Path) -> None:
     """With --tls nothing of the guest is read on the wire; without it is."""
@@ -147,7 +153,7 @@ def test_encrypted(moving: Define, lab: Lab, host_a: Host, host_b: Host, tmp_pat
         moved(guest, source, there, "--bandwidth", "40M", *options)
         # It writes what it hears in order, and throws away what it has not written when it is ended.
         lab.wire.run(["ping", "-c", "1", "-p", LAST_WORD.encode().hex(), host_a.address])
-        wait_until(lambda: LAST_WORD.encode() * 2 in capture.read_bytes()[-(2**20) :], "the last packet in the capture")
+        wait_until(functools.partial(ends, capture), "the last packet in the capture")
         listener.terminate()
         listener.communicate()
         seen[options] = SECRET.encode() in capture.read_bytes()
