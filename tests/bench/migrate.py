@@ -5,7 +5,6 @@ libvirt's own figure of the finished job (VIR_DOMAIN_JOB_DOWNTIME) for both; the
 """
 
 import argparse
-import compileall
 import json
 import os
 import statistics
@@ -16,8 +15,9 @@ from typing import Any
 
 import libvirt
 
+from tests.bench.measure import installed
 from tests.lab import images
-from tests.lab.hosts import REPOSITORY, Host
+from tests.lab.hosts import Host
 from tests.lab.lab import Lab
 from tests.lab.moving import Moving, Witness, define, dirty
 
@@ -34,46 +34,45 @@ CASES: dict[str, tuple[bool, int | None]] = {
 }
 
 
-def once(lab: Lab, guest: Moving, tool: str, bandwidth: int | None) -> dict[str, Any]:
-    """Move the guest to the other host; how long it took and stood still, in ms."""
+def once(lab: Lab, guest: Moving, tool: str, program: str, bandwidth: int | None) -> dict[str, Any]:
+    """Move the guest to the other host; how long it took, libvirt's job of it too, and it stood still, in ms."""
     source = guest.host()
     there = next(host for host in lab.hosts if host is not source)
     witness = Witness(lab, guest.address)
     began = time.monotonic()
-    done = _move(source, there, guest.name, tool, bandwidth)
+    done = _move(source, there, guest.name, tool, program, bandwidth)
     took = (time.monotonic() - began) * 1000
     gap = witness.gaps()[:1]
-    downtime = None
-    if done:
-        stats = there.conn.lookupByName(guest.name).jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
-        downtime = stats.get("downtime")
+    stats = there.conn.lookupByName(guest.name).jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED) if done else {}
     return {
         "tool": tool,
         "done": done,
         "total_ms": round(took),
-        "downtime_ms": downtime,
+        "job_ms": stats.get("time_elapsed"),
+        "downtime_ms": stats.get("downtime"),
         "wire_ms": gap[0] if gap else None,
     }
 
 
-def _move(source: Host, there: Host, name: str, tool: str, bandwidth: int | None) -> bool:
+def _move(source: Host, there: Host, name: str, tool: str, program: str, bandwidth: int | None) -> bool:
     if tool == "virsh":
         limit = ["--bandwidth", str(bandwidth)] if bandwidth else []
         command = ["virsh", "-c", source.uri, *VIRSH, *limit, name, there.tcp_uri]
         return source.client(command, check=False, timeout=200).returncode == 0
     limit = ["--bandwidth", f"{bandwidth}M"] if bandwidth else []
-    return source.kvmctl("migrate", name, there.tcp_uri, *limit, "--timeout", "60s", check=False).returncode == 0
+    command = [program, "migrate", name, there.tcp_uri, *limit, "--timeout", "60s"]
+    return source.client(command, env=source.environment(PYTHONPATH=None), check=False, timeout=200).returncode == 0
 
 
-def case(lab: Lab, title: str, rounds: int, busy: bool, bandwidth: int | None) -> dict[str, Any]:
+def case(lab: Lab, program: str, title: str, rounds: int, busy: bool, bandwidth: int | None) -> dict[str, Any]:
     """One kind of guest, ``rounds`` moves by each tool."""
     guest = define(lab, lab.a, images.tiny(), f"bench-{os.getpid()}", memory=512 if busy else 256)
     if busy:
         dirty(guest, BUSY_MIB)
     # Not counted: at its first question each libvirtd asks QEMU for all that it can do, for seconds.
     for tool in TOOLS:
-        once(lab, guest, tool, bandwidth)
-    runs = [once(lab, guest, tool, bandwidth) for _ in range(rounds) for tool in TOOLS]
+        once(lab, guest, tool, program, bandwidth)
+    runs = [once(lab, guest, tool, program, bandwidth) for _ in range(rounds) for tool in TOOLS]
     domain = guest.host().conn.lookupByName(guest.name)
     domain.destroy()
     domain.undefine()
@@ -85,12 +84,14 @@ def _line(found: dict[str, Any], tool: str) -> str:
     done = [run for run in mine if run["done"]]
     pauses = [run["downtime_ms"] for run in done if run["downtime_ms"] is not None]
     wire = [run["wire_ms"] for run in done if run["wire_ms"] is not None]
+    jobs = [run["job_ms"] for run in done if run["job_ms"] is not None]
     totals = [run["total_ms"] for run in done]
 
     def both(values: list[float]) -> str:
         return f"{statistics.median(values):6.0f} {max(values):6.0f}" if values else "     -      -"
 
-    return f"{found['case']:<22} {tool:<7} {len(done):>2}/{len(mine):<2} {both(pauses)}  {both(wire)}  {both(totals)}"
+    figures = "  ".join(both(values) for values in (pauses, wire, jobs, totals))
+    return f"{found['case']:<22} {tool:<7} {len(done):>2}/{len(mine):<2} {figures}"
 
 
 def main() -> None:
@@ -100,12 +101,10 @@ def main() -> None:
     parser.add_argument("--case", choices=CASES, action="append", help="only this one; may be given again")
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures there, too")
     options = parser.parse_args()
-    # As pip does when it installs.
-    compileall.compile_dir(REPOSITORY / "kvmctl", quiet=1)
-    with Lab(f"bm{os.getpid()}") as lab:
-        found = [case(lab, name, options.rounds, *CASES[name]) for name in options.case or CASES]
+    with installed() as program, Lab(f"bm{os.getpid()}") as lab:
+        found = [case(lab, program, name, options.rounds, *CASES[name]) for name in options.case or CASES]
     sys.stdout.write(
-        f"{'guest':<22} {'tool':<7} {'done':<5}   pause ms med, max   wire ms med, max   total ms med, max\n"
+        f"{'guest':<22} {'tool':<7} {'done':<5}   pause ms med, max   wire ms med, max   job ms med, max   total ms med, max\n"
     )
     for row in found:
         sys.stdout.write("".join(_line(row, tool) + "\n" for tool in TOOLS))
