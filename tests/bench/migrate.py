@@ -104,7 +104,7 @@ def main() -> None:
     with installed() as program, Lab(f"bm{os.getpid()}") as lab:
         found = [case(lab, program, name, options.rounds, *CASES[name]) for name in options.case or CASES]
     sys.stdout.write(
-        f"{'guest':<22} {'tool':<7} {'done':<5}   pause ms med, max   wire ms med, max   job ms med, max   total ms med, max\n"
+        f"{'guest':<22} {'tool':<7} {'done':<5}   ms, median and max: pause, on the wire, libvirt's job, in all\n"
     )
     for row in found:
         sys.stdout.write("".join(_line(row, tool) + "\n" for tool in TOOLS))
