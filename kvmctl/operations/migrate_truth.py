@@ -159,7 +159,7 @@ def judge(here: Seen, there: Seen, before: str, hosts: Hosts) -> Truth:
         return truth("source", f"it is {here.word} on {source}; {destination} still has a stopped copy", False)
     if here.word in ("shutoff", "crashed", "absent") and there.word in ("absent", "shutoff"):
         where = source if here.word != "absent" else destination if there.word == "shutoff" else "either host"
-        return truth("off", f"it is off ({where}): its QEMU ended", True)
+        return truth("off", f"it is off ({where}), and no QEMU of it runs on either host", True)
     words = f"{source}: {here.word}, {destination}: {there.word}"
     return truth("unclear", f"it is not certain where it is ({words})", False)
 

@@ -57,7 +57,7 @@ def another_host(sides: Sides) -> Check:
             "host",
             "refused",
             f"source and destination are the same host, {name_here} (UUID {here})",
-            "two different machines with one UUID: give each its own host_uuid in libvirtd.conf",
+            "name another host; where two machines have one UUID, give each its own host_uuid in libvirtd.conf",
         )
     if name_here == name_there:
         return Check(
@@ -237,9 +237,10 @@ def _vcpus(sides: Sides) -> Check:
     need = sides.vcpus
     with translated(sides.destination.uri):
         there = sides.destination.conn.getInfo()[2]
+    seen = f"{need} of the guest's, and the destination has {there}"
     if need > there:
-        return Check("vcpus", "warn", f"{need} vCPUs, and the destination has {there} CPUs", "it will run, slowly")
-    return Check("vcpus", "ok", f"{need} vCPUs, and the destination has {there} CPUs")
+        return Check("vcpus", "warn", seen, "it will run, slowly")
+    return Check("vcpus", "ok", seen)
 
 
 def _named(sides: Sides) -> Iterator[Check]:

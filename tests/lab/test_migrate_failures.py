@@ -369,7 +369,9 @@ def disturbed(guest: Moving, lab: Lab, chance: random.Random, with_disk: bool) -
     wait_until(lambda: idle(source, guest), f"the end of libvirt's job after {what}", 240)
     recovered = source.kvmctl("migrate", guest.name, there.tcp_uri, "--recover", "-o", "json", check=False)
     assert recovered.returncode == 0, (what, result.stderr, recovered.stderr)
-    place = source if recovered.json()["place"] == "source" else there
+    found = recovered.json()
+    assert found["place"] in ("source", "destination"), (what, result.stderr, found)
+    place = source if found["place"] == "source" else there
     guest.assert_one(place)
     if result.returncode == 0:
         assert place is there
@@ -392,9 +394,13 @@ def disturb(what: str, guest: Moving, lab: Lab, source: Host, there: Host, runni
     if what.startswith("SIG"):
         running.send(signal.Signals[what])
     elif what == "qemu":
-        # While the guest runs at the source, the destination's is but a copy.
-        for pid in qemu_pids(there, guest.name) if guest.state(source) == "running" else []:
-            there.run(["kill", "-9", str(pid)], check=False)
+        # While the guest runs at the source, the destination's is but a copy. Where it is not there yet, it will be.
+        while running.process.poll() is None and guest.state(source) == "running":
+            pids = qemu_pids(there, guest.name)
+            for pid in pids:
+                there.run(["kill", "-9", str(pid)], check=False)
+            if pids:
+                return
     elif what.startswith("libvirtd"):
         host = source if what.endswith("here") else there
         host.kill_libvirtd()
