@@ -24,6 +24,8 @@ FIRST, LATER, LAST = 0.1, 0.4, 0.85
 PATIENT_ROUNDS, LAST_ROUNDS = 12, 30
 # QEMU's limit is raised by no more than this: a guest that gets busy in the next moment would pay for it.
 MOST_UNDERRATED = 30.0
+# Of compressed pages no more than this is believed, for the same reason: what a page shrank to, as a part of it.
+LEAST_SHRUNK = 0.125
 # Above this QEMU slows the guest's CPUs no further (its max-cpu-throttle is 99).
 FULL_THROTTLE = 95
 # How long the guest may be slowed down to the utmost, in vain, before post-copy or giving up.
@@ -90,6 +92,9 @@ class Steer:
         self._in_vain_since: float | None = None
         # The fastest that was seen, in bytes a second.
         self._peak = 0
+        # With compression: bytes and pages sent when last looked at, and what a page cost since, as a part of it.
+        self._paid = (0, 0)
+        self._shrunk = 1.0
 
     def first_limit(self) -> None:
         """Set QEMU's limit before the migration starts: its own is 300 ms."""
@@ -114,6 +119,8 @@ class Steer:
         self.throttled = self.throttled or now.throttle_percent > 0
         if now.phase == "memory":
             self._peak = max(self._peak, now.bytes_per_second or 0)
+            if self.wish.compress:
+                self._learn(stats)
         self.tell(now)
         if self.postcopy or now.iteration == 0:
             return
@@ -135,18 +142,28 @@ class Steer:
             return
         self._limit(part, self._underrated(now, part))
 
+    def _learn(self, stats: dict[str, Any]) -> None:
+        """See what the pages since the last time cost, that QEMU counts whole when it reckons what is left."""
+        sent = int(stats.get("memory_processed", 0))
+        pages = sum(int(stats.get(key, 0)) for key in ("memory_constant", "memory_normal", "compression_pages"))
+        before, self._paid = self._paid, (sent, pages)
+        if pages > before[1]:
+            whole = (pages - before[1]) * int(stats.get("memory_page_size", 4096))
+            self._shrunk = min(1.0, max(LEAST_SHRUNK, (sent - before[0]) / whole))
+
     def _underrated(self, now: Moment, part: float) -> float:
         """By how much QEMU takes the link for slower than it is, where that alone keeps it from finishing.
 
         It reckons with what it sent in the last tenth of a second. Of a guest that changes little that is little,
         and so it would go round and round over a rest that takes a moment to send. Where the rest fits into this
-        part of the promise at the speed that was seen before, QEMU's limit is raised by as much as it is wrong.
+        part of the promise at the speed that was seen before, QEMU's limit is raised by as much as it is wrong. So it
+        is where pages shrink: both the little that was sent, and a rest counted as if they did not, are wrong then.
         """
-        if not now.bytes_per_second or now.bytes_per_second >= self._peak:
+        if not now.bytes_per_second:
             return 1.0
-        if now.remaining_bytes > self._peak * self.wish.max_downtime * part:
+        if now.remaining_bytes * self._shrunk > self._peak * self.wish.max_downtime * part:
             return 1.0
-        return min(self._peak / now.bytes_per_second, MOST_UNDERRATED)
+        return min(max(1.0, self._peak / now.bytes_per_second / self._shrunk), MOST_UNDERRATED)
 
     def _in_vain(self, now: Moment) -> bool:
         """Whether all that slows the guest down has not helped for long enough, or time presses."""

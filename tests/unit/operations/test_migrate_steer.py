@@ -95,6 +95,18 @@ def test_a_rest_too_large_for_the_promise_is_not_let_through() -> None:
     assert domain.limits == [round(30 * migrate_steer.LATER)]
 
 
+@pytest.mark.parametrize(("compress", "limits"), [(True, [48]), (False, [12])])
+def test_pages_that_shrink_are_not_counted_whole(compress: bool, limits: list[int]) -> None:
+    """2 MiB are left, which take 5 ms at a quarter of their size, and 20 ms whole."""
+    domain = Domain(memory_bps=100 * 2**20, memory_processed=40 * 2**20, memory_normal=10240, compression_pages=0)
+    made, _ = steer(domain, max_downtime=0.03, compress=compress)
+    made.tick()
+    sent = 40 * 2**20 + 1024 * 1024
+    domain.stats.update(memory_iteration=15, memory_processed=sent, compression_pages=1024, data_remaining=2 * 2**20)
+    made.tick()
+    assert domain.limits == limits
+
+
 def test_gives_up_before_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr("kvmctl.operations.migrate_steer.time.monotonic", lambda: clock[0])
