@@ -366,6 +366,8 @@ def disturbed(guest: Moving, lab: Lab, chance: random.Random, with_disk: bool) -
         result = running.end(timeout=240)
     finally:
         lab.wire.ip("link", "set", "lab-b", "up")
+    # A migration that is refused is none that was disturbed.
+    assert result.returncode != 7, (what, result.stderr)
     wait_until(lambda: idle(source, guest), f"the end of libvirt's job after {what}", 240)
     recovered = source.kvmctl("migrate", guest.name, there.tcp_uri, "--recover", "-o", "json", check=False)
     assert recovered.returncode == 0, (what, result.stderr, recovered.stderr)
