@@ -7,8 +7,7 @@ when kvmctl is killed. Where the source cannot open the destination's URI, kvmct
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import libvirt
 
@@ -38,8 +37,7 @@ ABORT_SECONDS = 10.0
 CANCEL_SECONDS = 60.0
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What was seen on both sides and what shall be done."""
 
     sides: Sides

@@ -7,8 +7,7 @@ So kvmctl begins with a limit well below the promise, and lets it grow only as f
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import libvirt
 
@@ -36,8 +35,7 @@ PRESSING, PRESSING_AT_ONCE = 0.6, 0.7
 MARGIN_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
-class Moment:
+class Moment(NamedTuple):
     """How far it is. Bytes and bytes a second; None where QEMU does not say yet."""
 
     phase: Phase
@@ -53,7 +51,7 @@ class Moment:
 
     def as_dict(self) -> dict[str, Any]:
         """The keys of one line of progress."""
-        return {key: getattr(self, key) for key in self.__dataclass_fields__}
+        return self._asdict()
 
 
 def read(stats: dict[str, Any], postcopy: bool) -> Moment:

@@ -9,8 +9,7 @@ destination has started too. Of two that run the destination's is ended: of that
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import libvirt
 
@@ -29,8 +28,7 @@ _TWIN = "the link had broken at the switchover and it ran on {} too, where it wa
 Place = Literal["source", "destination", "off", "unclear"]
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """The guest on one host. ``word`` is libvirt's state, ``absent`` or ``unreachable``."""
 
     word: str
@@ -55,8 +53,7 @@ class Seen:
         )
 
 
-@dataclass(frozen=True)
-class Truth:
+class Truth(NamedTuple):
     """Where the guest is, as a sentence too. ``settled``: nothing more is to be done on either host."""
 
     place: Place
@@ -120,7 +117,7 @@ def settle(hosts: Hosts, before: str, patience: float = PATIENCE_SECONDS, moved:
         here, there = hosts.see("source"), hosts.see("destination")
         truth = judge(here, there, before, hosts)
         if twin:
-            truth = replace(truth, sentence=f"{truth.sentence}; {_TWIN.format(hosts.destination_uri)}")
+            truth = truth._replace(sentence=f"{truth.sentence}; {_TWIN.format(hosts.destination_uri)}")
         if truth.settled or waited > patience:
             return truth
         if truth.place == "source" and there.word == "unreachable" and waited > GRACE_SECONDS and here.runs:

@@ -3,7 +3,7 @@
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvmctl.connection import translated
 from kvmctl.model.migration import DiskMove
@@ -13,8 +13,7 @@ from kvmctl.preflight.check import Check, worst
 from kvmctl.preflight.migration_sides import Sides
 
 
-@dataclass(frozen=True)
-class Findings:
+class Findings(NamedTuple):
     """Every check, in the order a reader wants them, and what becomes of each disk."""
 
     checks: tuple[Check, ...]

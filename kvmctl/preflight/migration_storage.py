@@ -1,7 +1,6 @@
 """Each disk of the guest: seen by both hosts, or to be copied and room for it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from kvmctl.connection import translated
@@ -13,12 +12,12 @@ from kvmctl.preflight.check import Check
 from kvmctl.preflight.migration_sides import Sides
 
 
-@dataclass
 class Storage:
     """What the checks found, and what is to be done with each disk."""
 
-    checks: list[Check] = field(default_factory=list)
-    moves: list[DiskMove] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.checks: list[Check] = []
+        self.moves: list[DiskMove] = []
 
 
 def look(sides: Sides) -> Storage:
