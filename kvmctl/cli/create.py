@@ -7,6 +7,7 @@ from click.core import ParameterSource
 
 from kvmctl.cli import output
 from kvmctl.cli.options import MEMORY, App, dry_run, everywhere, timeout
+from kvmctl.cli.tuning_options import tuning_options
 from kvmctl.errors import UsageProblem
 from kvmctl.model.units import human_size
 
@@ -112,6 +113,7 @@ class WithMaximum(click.ParamType):
 @click.option("--user-data", metavar="FILE", help="A whole cloud-init user-data file.")
 @click.option("--hostname", metavar="NAME", help="The guest's host name (the VM's name).")
 @click.option("--seed/--no-seed", default=None, help="Give the guest a cloud-init seed (with --image: yes).")
+@tuning_options
 @click.option("--autostart", is_flag=True, help="Start it with the host.")
 @click.option("--start/--no-start", default=True, help="Start it now.")
 @click.option("--wait", type=click.Choice(WAITS), help="Return when the guest has got this far.")

@@ -7,7 +7,8 @@ import click
 from kvmctl.cli import output
 from kvmctl.cli.create import WithMaximum
 from kvmctl.cli.lifecycle import always_waits
-from kvmctl.cli.options import DURATION, MEMORY, App, dry_run, everywhere, targets
+from kvmctl.cli.options import MEMORY, App, dry_run, everywhere, targets
+from kvmctl.cli.tuning_options import tuning_options
 from kvmctl.errors import UsageProblem
 
 if TYPE_CHECKING:
@@ -21,18 +22,8 @@ if TYPE_CHECKING:
 @click.option("--title", metavar="TEXT", help="A short title; empty takes it away.")
 @click.option("--description", metavar="TEXT", help="A description; empty takes it away.")
 @click.option("--autostart/--no-autostart", default=None, help="Whether it starts with its host.")
-@click.option(
-    "--autostart-order", type=click.IntRange(0, 99999), metavar="N", help="Its place as the host boots; 0: none."
-)
-@click.option("--autostart-delay", type=DURATION, metavar="TIME", help="How long after it the next one starts.")
+@tuning_options
 @click.option("--cpu", metavar="MODE|MODEL", help="host-model, maximum, a model …; for the next start.")
-@click.option("--pin", "pins", multiple=True, metavar="VCPU:CPUS", help="Host CPUs for a vCPU: 0:2-3, or 0:all.")
-@click.option("--cpu-shares", type=click.IntRange(2, 262144), metavar="N", help="Its weight when CPUs are short.")
-@click.option("--cpu-limit", type=click.IntRange(0, 100), metavar="PERCENT", help="Of a CPU, for each vCPU; 0: none.")
-@click.option("--hugepages/--no-hugepages", default=None, help="Back its memory with huge pages; for the next start.")
-@click.option("--memory-limit", metavar="hard=SIZE,soft=SIZE", help="Of the host's memory; 0 takes one away.")
-@click.option("--numa", metavar="CELLS[,host=NODES]", help="NUMA nodes in the guest; 0: none; for the next start.")
-@click.option("--boot", metavar="DEVICE[,...]", help="disk, cdrom, network, targets or MACs; for the next start.")
 @click.option("--disk-limit", "disk_limits", multiple=True, metavar="TARGET,iops=N,bps=SIZE", help="0 takes one away.")
 @click.option("--net-limit", "net_limits", multiple=True, metavar="MAC,in=SIZE,out=SIZE", help="Rates; 0: none.")
 @click.option("--strict", is_flag=True, help="Refuse where the host would promise more than it should.")
@@ -74,7 +65,10 @@ def set_command(
       kvmctl set web-1 --numa 2 --hugepages --config
       kvmctl set web-1 --boot cdrom,disk --cpu host-passthrough --config
     """
+    from dataclasses import replace
+
     from kvmctl.cli.targets import for_each, resolve
+    from kvmctl.model.tuned import from_words
     from kvmctl.operations import settings as operation
 
     if live and config:
@@ -87,7 +81,7 @@ def set_command(
         title=title,
         description=description,
         autostart=autostart,
-        tuning=_tuning(tuned),
+        tuning=replace(from_words(tuned), cpu=tuned["cpu"]),
     )
     if autostart and tuned["autostart_order"]:
         raise UsageProblem(
@@ -109,26 +103,6 @@ def set_command(
         return f"{name}: {'would set ' if 'would' in row else ''}{changes}"
 
     for_each(app, found, several, act, sentence, parallel)
-
-
-def _tuning(given: dict[str, Any]) -> Any:
-    from kvmctl.model import tuning
-    from kvmctl.operations.settings_tuning import Tuning
-
-    return Tuning(
-        cpu=given["cpu"],
-        pins=tuple(map(tuning.parse_pin, given["pins"])),
-        cpu_shares=given["cpu_shares"],
-        cpu_percent=given["cpu_limit"],
-        hugepages=given["hugepages"],
-        boot=tuple(given["boot"].split(",")) if given["boot"] else (),
-        disk_limits=tuple(map(tuning.parse_disk_limit, given["disk_limits"])),
-        net_limits=tuple(map(tuning.parse_net_limit, given["net_limits"])),
-        memory_limit=tuning.parse_memory_limit(given["memory_limit"]) if given["memory_limit"] else None,
-        start_order=given["autostart_order"],
-        start_delay=None if given["autostart_delay"] is None else round(given["autostart_delay"]),
-        numa=tuning.parse_numa(given["numa"]) if given["numa"] else None,
-    )
 
 
 def _act(app: App, hypervisor: "Hypervisor", found: Any, dry: bool) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """A guest's network card: what ``--net`` says, and the ``<interface>`` that libvirt reads.
 
 A card without a model or MAC leaves the choice to whoever builds the guest (and after that to libvirt,
-which would take rtl8139 and a MAC of its own).
+which would take rtl8139 and a MAC of its own). ``inbound`` and ``outbound`` are bytes a second into the guest and out
+of it; 0 is no limit.
 """
 
 import ipaddress
@@ -12,13 +13,15 @@ from typing import Literal, cast, get_args
 from kvmctl.errors import UsageProblem
 from kvmctl.model import xml
 from kvmctl.model.names import harmless
+from kvmctl.model.units import parse_size
 
 Model = Literal["virtio", "e1000", "e1000e", "rtl8139", "pcnet", "ne2k_pci", "vmxnet3"]
 MacvtapMode = Literal["bridge", "vepa", "private", "passthrough"]
 MODELS: tuple[str, ...] = get_args(Model)
 MACVTAP_MODES: tuple[str, ...] = get_args(MacvtapMode)
 GRAMMAR = (
-    "write nat[:NETWORK], bridge:BR, macvtap:DEV[:MODE], network:NAME, user or none, each with ,model= ,mac= or ,ip="
+    "write nat[:NETWORK], bridge:BR, macvtap:DEV[:MODE], network:NAME, user or none, "
+    "each with ,model= ,mac= ,ip= ,in= or ,out="
 )
 
 # IFNAMSIZ in linux/if.h is 16 with the final NUL.
@@ -34,6 +37,8 @@ class UserNic:
     model: str | None = None
     mac: str | None = None
     ip: str | None = None
+    inbound: int | None = None
+    outbound: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,8 @@ class NetworkNic:
     model: str | None = None
     mac: str | None = None
     ip: str | None = None
+    inbound: int | None = None
+    outbound: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,8 @@ class BridgeNic:
     model: str | None = None
     mac: str | None = None
     ip: str | None = None
+    inbound: int | None = None
+    outbound: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,8 @@ class MacvtapNic:
     model: str | None = None
     mac: str | None = None
     ip: str | None = None
+    inbound: int | None = None
+    outbound: int | None = None
 
 
 Nic = UserNic | NetworkNic | BridgeNic | MacvtapNic
@@ -97,7 +108,23 @@ def parse_nic(text: str, model: str | None = None) -> Nic | None:
         model=check_model(chosen) if chosen is not None else None,
         mac=check_mac(options["mac"]) if "mac" in options else None,
         ip=check_address(address) if address is not None else None,
+        inbound=_rate(text, nic, options.get("in")),
+        outbound=_rate(text, nic, options.get("out")),
     )
+
+
+def _rate(text: str, nic: Nic, said: str | None) -> int | None:
+    if said is None:
+        return None
+    rate = 0 if said == "0" else parse_size(said)
+    if rate and isinstance(nic, UserNic):
+        raise UsageProblem(
+            f"--net {_shown(text)}: QEMU's user networking has no rate limits", "use nat, or leave it out"
+        )
+    if 0 < rate < 1024:
+        raise UsageProblem(f"--net {_shown(text)}: the least rate is 1 KiB a second")
+    # libvirt counts in KiB.
+    return rate // 1024 * 1024
 
 
 def _place(text: str, kind: str, rest: str) -> Nic:
@@ -122,8 +149,10 @@ def _options(text: str, settings: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
-        if key not in ("model", "mac", "ip") or not equals or not value:
-            raise UsageProblem(f"--net {_shown(text)}: {_shown(setting)} is none of model=, mac= and ip=", GRAMMAR)
+        if key not in ("model", "mac", "ip", "in", "out") or not equals or not value:
+            raise UsageProblem(
+                f"--net {_shown(text)}: {_shown(setting)} is none of model=, mac=, ip=, in= and out=", GRAMMAR
+            )
         if key in found:
             raise UsageProblem(f"--net {_shown(text)}: {key}= stands there twice")
         found[key] = value
@@ -229,4 +258,9 @@ def to_element(nic: Nic) -> xml.Element:
         xml.add(element, "source", dev=nic.dev, mode=nic.mode)
     if nic.model is not None:
         xml.add(element, "model", type_=nic.model)
+    if nic.inbound or nic.outbound:
+        band = xml.add(element, "bandwidth")
+        for side, rate in (("inbound", nic.inbound), ("outbound", nic.outbound)):
+            if rate:
+                xml.add(band, side, average=rate // 1024)
     return element

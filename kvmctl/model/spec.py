@@ -18,7 +18,8 @@ from kvmctl.model.names import check_new_name, harmless
 from kvmctl.model.nic import MODELS, parse_nic
 from kvmctl.model.pci import PciSelector
 from kvmctl.model.profile import PROFILES
-from kvmctl.model.units import GIB, KIB, MIB, parse_size
+from kvmctl.model.tuning import parse_memory_limit, parse_numa, parse_pin
+from kvmctl.model.units import GIB, KIB, MIB, parse_duration, parse_size
 
 # libvirt refuses control characters in XML one by one; a title is one line, a description is text.
 LONGEST_TITLE = 256
@@ -70,6 +71,15 @@ class Spec:
     hostname: str | None = None
     seed: bool | None = None
     autostart: bool | None = None
+    autostart_order: int | None = None
+    autostart_delay: int | None = None
+    pins: tuple[str, ...] | None = None
+    cpu_shares: int | None = None
+    cpu_limit: int | None = None
+    memory_limit: str | None = None
+    hugepages: bool | None = None
+    numa: str | None = None
+    boot: tuple[str, ...] | None = None
     start: bool | None = None
 
 
@@ -296,12 +306,65 @@ def _devices(value: Any) -> tuple[str, ...]:
     return texts
 
 
+def _number(least: int, most: int) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise UsageProblem(f"{_kind(value)} is not a number from {least} to {most}")
+        return value
+
+    return read
+
+
+def _delay(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise UsageProblem(f"{_kind(value)} is not a duration", "write it like 30s or 2m")
+    return round(parse_duration(str(value)))
+
+
+def _pins(value: Any) -> tuple[str, ...]:
+    several = value if isinstance(value, list) else [value]
+    for one in several:
+        if isinstance(one, int):
+            # YAML 1.1 reads 1:30 as a number to the base of 60.
+            raise UsageProblem(f"{one} is a number", 'put it in quotes: "0:2"')
+    texts = _texts(several)
+    pins = [parse_pin(text) for text in texts]
+    if not all(pin.cpus for pin in pins):
+        raise UsageProblem("a vCPU that may run on all CPUs is not pinned", "leave it out")
+    if len({pin.vcpu for pin in pins}) != len(pins):
+        raise UsageProblem("a vCPU is pinned twice")
+    return texts
+
+
+def _memory_limit(value: Any) -> str:
+    """``"soft=2G,hard=6G"`` or ``{soft: 2G, hard: 6G}``."""
+    if isinstance(value, dict):
+        value = ",".join(f"{key}={size}" for key, size in value.items())
+    text = _text(value)
+    parse_memory_limit(text)
+    return text
+
+
+def _numa(value: Any) -> str:
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
+    parse_numa(text)
+    return text
+
+
+def _boot(value: Any) -> tuple[str, ...]:
+    """A list, or one text with commas."""
+    words = _texts(value.split(",") if isinstance(value, str) else value)
+    if not words:
+        raise UsageProblem("it names nothing to boot from")
+    return words
+
+
 _AMOUNTS = {"vcpus": "count", "memory": "size"}
 _READ: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("image", "cdrom", "kernel", "initrd", "cmdline", "import", "cpu", "machine", "arch", "os"), _text),
     "video": _text,
     **dict.fromkeys(("user", "password_file", "user_data", "hostname", "graphics_password_file"), _text),
-    **dict.fromkeys(("pxe", "tpm", "sound", "graphics_tls", "autostart", "start", "seed"), _switch),
+    **dict.fromkeys(("pxe", "tpm", "sound", "graphics_tls", "autostart", "start", "seed", "hugepages"), _switch),
     "name": _name,
     "title": _title,
     "description": _description,
@@ -319,4 +382,12 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "graphics": _one_of(("none", "vnc", "spice")),
     "graphics_listen": lambda value: str(listen_address(_text(value))),
     "ssh_keys": _texts,
+    "autostart_order": _number(0, 99999),
+    "autostart_delay": _delay,
+    "pins": _pins,
+    "cpu_shares": _number(2, 262144),
+    "cpu_limit": _number(0, 100),
+    "memory_limit": _memory_limit,
+    "numa": _numa,
+    "boot": _boot,
 }

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from kvmctl.model import extras, xml
+from kvmctl.model import extras, spec_tuning, xml
 from kvmctl.model.disk import DiskRequest, ExistingDisk, NewDisk, parse_disk
 from kvmctl.model.forward import parse_forward, written
 from kvmctl.model.metadata import Forward
@@ -92,6 +92,11 @@ def _publish(spec: Spec, seen: Seen) -> Iterable[Difference]:
 def _autostart(spec: Spec, seen: Seen) -> Iterable[Difference]:
     if spec.autostart is not None and spec.autostart != seen.autostart:
         yield Difference("autostart", _yes(seen.autostart), _yes(spec.autostart), "change")
+
+
+def _tuning(spec: Spec, seen: Seen) -> Iterable[Difference]:
+    for key, now, wanted in spec_tuning.unlike(spec, seen.tree, seen.order):
+        yield Difference(key, now, wanted, "change")
 
 
 def _start(spec: Spec, seen: Seen) -> Iterable[Difference]:
@@ -180,7 +185,8 @@ def nic_text(seen: SeenNic) -> str:
         mode = getattr(nic, "mode", None)
         head = f"{seen.kind}:{place}" + (f":{mode}" if mode else "") if place else seen.kind
     model = f",model={nic.model}" if nic.model else ""
-    return head + model + (f",ip={nic.ip}" if nic.ip else "")
+    rates = "".join(f",{key}={size_text(rate)}" for key, rate in (("in", nic.inbound), ("out", nic.outbound)) if rate)
+    return head + model + (f",ip={nic.ip}" if nic.ip else "") + rates
 
 
 def _disks(spec: Spec, seen: Seen) -> Iterable[Difference]:
@@ -236,6 +242,8 @@ def _fits_disk(wanted: DiskRequest, disk: SeenDisk) -> bool:
         (tuning.cache, disk.cache),
         (tuning.discard, disk.discard),
         (tuning.serial, disk.serial),
+        (tuning.iops, disk.iops),
+        (tuning.bps, disk.bps),
     )
     switches = tuning.readonly == disk.readonly and tuning.shareable == disk.shareable
     return switches and all(value is None or value == now for value, now in said)
@@ -256,6 +264,8 @@ def disk_text(disk: SeenDisk) -> str:
         ("cache", disk.cache),
         ("discard", None if disk.discard == "unmap" and not disk.readonly else disk.discard),
         ("serial", disk.serial),
+        ("iops", disk.iops or None),
+        ("bps", size_text(disk.bps) if disk.bps else None),
     ):
         parts += [f"{key}={value}"] if value else []
     parts += ["readonly"] if disk.readonly else []
@@ -309,6 +319,7 @@ _CHECKS: tuple[Callable[[Spec, Seen], Iterable[Difference]], ...] = (
     _publish,
     _pci,
     _devices,
+    _tuning,
     _autostart,
     _start,
 )

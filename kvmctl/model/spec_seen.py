@@ -6,17 +6,20 @@ Reading only, and with patience: what another tool wrote and a spec cannot say i
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from kvmctl.model import domain_view, extras, metadata, xml
+from kvmctl.model import domain_view, extras, metadata, start_order, tuned, xml
 from kvmctl.model.domain_os import os_name
 from kvmctl.model.domain_view import DomainView
 from kvmctl.model.metadata import Forward, OwnedVolume
 from kvmctl.model.nic import BridgeNic, MacvtapNic, NetworkNic, Nic, UserNic
+from kvmctl.model.start_order import StartOrder
 
 _OSINFO = "http://libosinfo.org/xmlns/libvirt/domain/1.0"
 # What create puts into every domain of its kind, or what a key of the spec stands for.
 _MODELLED = {
     *("name", "uuid", "title", "description", "metadata", "memory", "currentMemory", "vcpu", "os", "features"),
     *("cpu", "clock", "on_poweroff", "on_reboot", "on_crash", "pm", "devices"),
+    # What of these no spec can say, tuned.beyond() tells.
+    *("memtune", "cputune", "numatune", "memoryBacking"),
 }
 _MODELLED_DEVICES = {
     *("emulator", "disk", "controller", "interface", "serial", "console", "channel", "input", "graphics", "video"),
@@ -42,6 +45,8 @@ class SeenDisk:
     shareable: bool
     owned: OwnedVolume | None = None
     capacity_bytes: int | None = None
+    iops: int = 0
+    bps: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class Seen:
     devices: tuple[str, ...] = ()
     video: str | None = None
     autostart: bool = False
+    order: StartOrder | None = None
     running: bool = False
 
 
@@ -112,6 +118,7 @@ def read(domain: xml.Element) -> Seen:
         os=os_name(domain) if domain.find(f"metadata/{{{_OSINFO}}}libosinfo") is not None else None,
         seeded=any(volume.role == "seed" for volume in remembered.volumes),
         beyond=tuple(_beyond(domain)),
+        order=start_order.read(remembered),
         video=next((m.get("type") for m in domain.iterfind("devices/video/model")), None),
         devices=tuple(text for device in extras.chosen(domain) if (text := extras.text_of(device)) is not None),
     )
@@ -144,6 +151,8 @@ def _disk(element: xml.Element, volumes: tuple[OwnedVolume, ...]) -> SeenDisk:
         readonly=view.readonly,
         shareable=element.find("shareable") is not None,
         owned=owned,
+        iops=_number(element.findtext("iotune/total_iops_sec")),
+        bps=_number(element.findtext("iotune/total_bytes_sec")),
     )
 
 
@@ -159,7 +168,22 @@ def _nic(element: xml.Element, remembered: metadata.Metadata) -> SeenNic:
         nic = BridgeNic(view.source)
     elif view.mode == "macvtap" and view.source and view.macvtap_mode in ("bridge", "vepa", "private", "passthrough"):
         nic = MacvtapNic(view.source, view.macvtap_mode)  # type: ignore[arg-type]  # just checked, word by word
-    return SeenNic(view.mode, replace(nic, model=view.model, mac=view.mac) if nic is not None else None)
+    if nic is None:
+        return SeenNic(view.mode, None)
+    # libvirt counts in KiB a second.
+    inbound, outbound = (element.find(f"bandwidth/{side}") for side in ("inbound", "outbound"))
+    return SeenNic(
+        view.mode,
+        replace(nic, model=view.model, mac=view.mac, inbound=_rate(inbound), outbound=_rate(outbound)),
+    )
+
+
+def _rate(side: xml.Element | None) -> int:
+    return _number(side.get("average")) * 1024 if side is not None else 0
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text is not None and text.isascii() and text.isdigit() else 0
 
 
 def _boots_from_network(domain: xml.Element) -> bool:
@@ -175,17 +199,10 @@ def _profile(domain: xml.Element) -> Literal["linux", "windows", "generic"]:
     return "generic" if channel is None and domain.find("devices/rng") is None else "linux"
 
 
-def _for_virtiofs(element: xml.Element, domain: xml.Element) -> bool:
-    """Whether this is the ``<memoryBacking>`` that a share over virtiofs brings with it."""
-    if element.tag != "memoryBacking" or domain.find("devices/filesystem/driver[@type='virtiofs']") is None:
-        return False
-    return {child.tag for child in element} <= {"source", "access"}
-
-
 def _beyond(domain: xml.Element) -> list[str]:
     found: dict[str, None] = {}
     for child in domain:
-        if isinstance(child.tag, str) and child.tag not in _MODELLED and not _for_virtiofs(child, domain):
+        if isinstance(child.tag, str) and child.tag not in _MODELLED:
             found[f"<{xml.etree.QName(child).localname}>"] = None
     for device in domain.iterfind("devices/*"):
         if isinstance(device.tag, str) and device.tag not in _MODELLED_DEVICES:
@@ -197,9 +214,10 @@ def _beyond(domain: xml.Element) -> list[str]:
         if extras.text_of(extra) is None:
             found[f"the device {extra.name}"] = None
     for child in domain.iterfind("cpu/*"):
-        if child.tag in ("topology", "numa", "feature", "cache"):
+        if child.tag in ("topology", "feature", "cache"):
             found[f"the CPU's <{child.tag}>"] = None
     for child in domain.iterfind("metadata/*"):
         if isinstance(child.tag, str) and xml.etree.QName(child).namespace not in (metadata.NAMESPACE, _OSINFO):
             found["other tools' metadata"] = None
+    found.update(dict.fromkeys(tuned.beyond(domain)))
     return list(found)

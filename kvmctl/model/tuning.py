@@ -33,6 +33,19 @@ def parse_pin(text: str) -> Pin:
     return Pin(int(match[1]), frozenset(cpus))
 
 
+def set_pin(domain: xml.Element, pin: Pin) -> None:
+    """Pin this vCPU in the ``<domain>``, or let it run on all of the host's CPUs again."""
+    tune = domain.find("cputune")
+    if tune is None:
+        tune = xml.add(domain, "cputune")
+    for old in tune.findall(f"vcpupin[@vcpu='{pin.vcpu}']"):
+        tune.remove(old)
+    if pin.cpus:
+        xml.add(tune, "vcpupin", vcpu=pin.vcpu, cpuset=",".join(map(str, sorted(pin.cpus))))
+    if not len(tune):
+        domain.remove(tune)
+
+
 @dataclass(frozen=True)
 class DiskLimit:
     """Operations and bytes a second of a disk; None leaves one, 0 takes it away."""

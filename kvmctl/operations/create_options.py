@@ -12,6 +12,7 @@ from kvmctl.model.forward import parse_forward
 from kvmctl.model.nic import MODELS, parse_nic
 from kvmctl.model.pci import PciSelector
 from kvmctl.model.spec import KEY_TYPES, LONGEST_DESCRIPTION, LONGEST_TITLE, Spec
+from kvmctl.model.tuned import from_words
 from kvmctl.operations import seed
 from kvmctl.operations.create_request import Request
 
@@ -84,6 +85,7 @@ def from_options(name: str, given: Mapping[str, Any]) -> Request:
         hostname=seed.check_hostname(hostname) if hostname is not None else None,
         seed=given.get("seed"),
         autostart=bool(given.get("autostart")),
+        tuning=from_words({**given, "disk_limits": (), "net_limits": ()}),
         start=bool(given.get("start", True)),
         strict=bool(given.get("strict")),
     )

@@ -18,6 +18,7 @@ from kvmctl.model.graphics import LOOPBACK
 from kvmctl.model.metadata import Metadata
 from kvmctl.model.pci import PciAddress, check_count
 from kvmctl.model.profile import hyperv_features
+from kvmctl.model.tuned import Tuning
 from kvmctl.model.units import human_size
 from kvmctl.operations import claim, create_network, create_system
 from kvmctl.operations.create_parts import Parts, VolumePlan
@@ -112,6 +113,12 @@ def plan(hypervisor: Hypervisor, request: Request, progress: Progress | None = N
         forwards=request.forwards,
         reservations=network.reservations,
     )
+    start_warning = None
+    if request.tuning.start_order:
+        from kvmctl.operations import start_order
+
+        metadata = start_order.ordered(hypervisor, metadata, request.tuning.start_order, request.tuning.start_delay)
+        start_warning = None if start_order.in_force(hypervisor) else start_order.NOT_IN_FORCE
     spec = domains.DomainSpec(
         name=request.name,
         uuid=uuid,
@@ -144,20 +151,26 @@ def plan(hypervisor: Hypervisor, request: Request, progress: Progress | None = N
         os_url=system.url if system is not None else None,
         metadata=metadata,
     )
+    domain = domains.build(spec)
+    if request.tuning != Tuning():
+        # Imported late, as above: most guests are not tuned.
+        from kvmctl.operations import settings_tuning
+
+        settings_tuning.of_new(hypervisor, domain, request.tuning, request.name)
     sizes = [volume.capacity_bytes for volume in parts.volumes if volume.volume.role == "disk"]
     too_much: list[str] = []
     if request.start:
         promise = overcommit.Promise(spec.vcpus, spec.memory_bytes)
         too_much = overcommit.check(hypervisor, promise, strict=request.strict)
     too_little = create_system.too_little(spec, sizes, system)
-    said = (choice.warning, *too_much, *too_little, *parts.warnings, *network.warnings)
+    said = (choice.warning, *too_much, *too_little, *parts.warnings, *network.warnings, start_warning)
     warnings = [text for text in said if text]
     return Plan(
         request.name,
         uuid,
         hardware,
         choice,
-        domains.build(spec),
+        domain,
         tuple(parts.volumes),
         metadata,
         network.start,

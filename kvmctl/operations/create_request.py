@@ -12,6 +12,7 @@ from kvmctl.model.metadata import Forward
 from kvmctl.model.names import check_new_name
 from kvmctl.model.pci import PciSelector, check_count
 from kvmctl.model.profile import Profile
+from kvmctl.model.tuned import Tuning
 from kvmctl.model.units import MIB, human_size
 
 DEFAULT_MEMORY = 2048 * MIB
@@ -65,6 +66,7 @@ class Request:
     hostname: str | None = None
     seed: bool | None = None
     autostart: bool = False
+    tuning: Tuning = field(default_factory=Tuning)
     start: bool = True
     strict: bool = False
 
@@ -101,3 +103,14 @@ def check(request: Request) -> None:
     if request.forwards and request.nics == ():
         raise UsageProblem("-p needs a network card", "leave out --net none")
     check_count(0, len(request.pci))
+    _check_start(request)
+
+
+def _check_start(request: Request) -> None:
+    tuning = request.tuning
+    if request.autostart and tuning.start_order:
+        raise UsageProblem(
+            "--autostart and --autostart-order exclude each other", "the order alone lets it start with its host"
+        )
+    if tuning.start_delay and not tuning.start_order:
+        raise UsageProblem("--autostart-delay is for a VM with a start order", "give --autostart-order as well")

@@ -17,11 +17,11 @@ from kvmctl.model import domain_view, tuning, xml
 from kvmctl.model.domain_view import DomainView
 from kvmctl.model.names import harmless
 from kvmctl.model.state import ACTIVE
+from kvmctl.model.tuned import Tuning
 from kvmctl.model.units import human_size
 from kvmctl.operations import settings_tuning, start_order
 from kvmctl.operations.kept_definition import definition_kept
 from kvmctl.operations.lifecycle import state_of
-from kvmctl.operations.settings_tuning import Tuning
 from kvmctl.operations.undo import Undo
 from kvmctl.preflight import overcommit
 

@@ -1,16 +1,16 @@
 """The settings of ``set`` that tune a VM: CPU, pinning, shares, limits, huge pages, boot order."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import libvirt
 
 from kvmctl.connection import Hypervisor
 from kvmctl.errors import Conflict, KvmctlError, NotFound, Refused, UsageProblem
-from kvmctl.model import start_order, tuning, xml
+from kvmctl.model import start_order, tuned, tuning, xml
 from kvmctl.model.start_order import StartOrder
-from kvmctl.model.tuning import DiskLimit, MemoryLimit, NetLimit, Numa, Pin
+from kvmctl.model.tuned import PERIOD, Tuning, check_memory_limit
+from kvmctl.model.tuning import MemoryLimit, Numa
 from kvmctl.model.units import KIB, human_size
 from kvmctl.operations import metadata
 from kvmctl.operations import start_order as start_orders
@@ -18,43 +18,10 @@ from kvmctl.operations.disks import disks_of
 from kvmctl.operations.pci_host import definitions
 
 LIVE, CONFIG = libvirt.VIR_DOMAIN_AFFECT_LIVE, libvirt.VIR_DOMAIN_AFFECT_CONFIG
-# The period, in microseconds, that a quota is a part of: libvirt's and the kernel's own default.
-_PERIOD = 100_000
 # VIR_DOMAIN_MEMORY_PARAM_UNLIMITED of libvirt-domain.h, which its Python binding lacks.
 _UNLIMITED = 2**53 - 1
 # (what it is for people, what makes it, what takes it back)
 Step = tuple[str, Callable[[], object], Callable[[], object]]
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """What to tune; None or empty leaves it. ``cpu_percent`` is of one CPU, for each vCPU; 0 takes the limit away."""
-
-    cpu: str | None = None
-    pins: tuple[Pin, ...] = ()
-    cpu_shares: int | None = None
-    cpu_percent: int | None = None
-    hugepages: bool | None = None
-    boot: tuple[str, ...] = ()
-    disk_limits: tuple[DiskLimit, ...] = ()
-    net_limits: tuple[NetLimit, ...] = ()
-    memory_limit: MemoryLimit | None = None
-    numa: Numa | None = None
-    start_order: int | None = None
-    start_delay: int | None = None
-
-    @property
-    def next_start_only(self) -> list[str]:
-        """The options among these that a running guest cannot take."""
-        given: tuple[tuple[str, object], ...] = (
-            ("--cpu", self.cpu),
-            ("--hugepages", self.hugepages),
-            ("--boot", self.boot or None),
-            ("--numa", self.numa),
-            ("--autostart-order", self.start_order),
-            ("--autostart-delay", self.start_delay),
-        )
-        return [name for name, value in given if value is not None]
 
 
 def steps(domain: libvirt.virDomain, name: str, wanted: Tuning, live: bool, config: bool) -> list[Step]:
@@ -80,6 +47,14 @@ def steps(domain: libvirt.virDomain, name: str, wanted: Tuning, live: bool, conf
             found += _disk_limits(domain, name, wanted, tree, flag)
             found += _net_limits(domain, name, wanted, tree, flag)
     return found
+
+
+def of_new(hypervisor: Hypervisor, domain: xml.Element, wanted: Tuning, vm: str) -> None:
+    """Tune a new guest's ``<domain>`` but for its start order. Raises UsageProblem, NotFound for what cannot be."""
+    _host_cpus(hypervisor.conn, wanted)
+    if wanted.numa is not None:
+        _check_host_nodes(hypervisor.conn, wanted.numa)
+    tuned.apply(domain, wanted, vm)
 
 
 def _start_order(domain: libvirt.virDomain, name: str, wanted: Tuning) -> list[Step]:
@@ -152,9 +127,13 @@ def _check_cpu(domain: libvirt.virDomain, saved: xml.Element, cpu: str) -> None:
 def _check_numa(domain: libvirt.virDomain, saved: xml.Element, numa: Numa) -> None:
     """Raise UsageProblem where the guest cannot be divided so, or the host has no such node."""
     tuning.set_numa(xml.parse(xml.raw(saved), "domain", "domain"), numa)
+    _check_host_nodes(domain.connect(), numa)
+
+
+def _check_host_nodes(conn: libvirt.virConnect, numa: Numa) -> None:
     if numa.host_nodes is None:
         return
-    host = xml.parse(domain.connect().getCapabilities(), "capabilities", "capabilities")
+    host = xml.parse(conn.getCapabilities(), "capabilities", "capabilities")
     there = {cell.get("id", "") for cell in host.iterfind("host/topology/cells/cell")}
     for part in numa.host_nodes.split(","):
         first, _, last = part.partition("-")
@@ -182,20 +161,31 @@ def _redefine(domain: libvirt.virDomain, what: str, edit: Callable[[xml.Element]
 def _pins(domain: libvirt.virDomain, name: str, wanted: Tuning, tree: xml.Element, flag: int) -> list[Step]:
     if not wanted.pins:
         return []
-    cpus = int(domain.connect().getInfo()[2])
+    cpus = _host_cpus(domain.connect(), wanted)
     now = domain.vcpuPinInfo(flag)
     found: list[Step] = []
     for pin in wanted.pins:
         if pin.vcpu >= len(now):
             raise UsageProblem(f"{name} has no vCPU {pin.vcpu} {_where(flag)}", f"it has 0 to {len(now) - 1}")
-        if pin.cpus and max(pin.cpus) >= cpus:
-            raise UsageProblem(f"the host has no CPU {max(pin.cpus)}", f"it has 0 to {cpus - 1}")
         asked = tuple(not pin.cpus or number in pin.cpus for number in range(cpus))
         before = tuple(bool(on) for on in now[pin.vcpu][:cpus])
         if asked != before:
             what = f"vCPU {pin.vcpu} on CPUs {','.join(map(str, sorted(pin.cpus))) or 'all'} {_where(flag)}"
+            if flag == CONFIG and not pin.cpus:
+                # libvirt would write down all of today's CPUs.
+                found.append(_redefine(domain, what, lambda tree, pin=pin: tuning.set_pin(tree, pin)))  # type: ignore[misc]
+                continue
             found.append((what, _pinner(domain, pin.vcpu, asked, flag), _pinner(domain, pin.vcpu, before, flag)))
     return found
+
+
+def _host_cpus(conn: libvirt.virConnect, wanted: Tuning) -> int:
+    """How many the host has. Raises UsageProblem where a pin names another."""
+    cpus = int(conn.getInfo()[2])
+    last = max((max(pin.cpus) for pin in wanted.pins if pin.cpus), default=0)
+    if last >= cpus:
+        raise UsageProblem(f"the host has no CPU {last}", f"it has 0 to {cpus - 1}")
+    return cpus
 
 
 def _pinner(domain: libvirt.virDomain, vcpu: int, cpus: tuple[bool, ...], flag: int) -> Callable[[], object]:
@@ -212,14 +202,14 @@ def _scheduler(domain: libvirt.virDomain, wanted: Tuning, tree: xml.Element, fla
     if wanted.cpu_shares is not None:
         asked["cpu_shares"] = wanted.cpu_shares
     if wanted.cpu_percent is not None:
-        asked["vcpu_period"] = _PERIOD
-        asked["vcpu_quota"] = wanted.cpu_percent * _PERIOD // 100 or -1
+        asked["vcpu_period"] = PERIOD
+        asked["vcpu_quota"] = wanted.cpu_percent * PERIOD // 100 or -1
     if not asked:
         return []
     tags = {"cpu_shares": "shares", "vcpu_period": "period", "vcpu_quota": "quota"}
     said = {key: tree.findtext(f"cputune/{tag}") for key, tag in tags.items()}
     # Without a quota the guest has no limit; what shares it has without saying so depends on the host's cgroups.
-    unset = {"cpu_shares": None, "vcpu_period": _PERIOD, "vcpu_quota": -1}
+    unset = {"cpu_shares": None, "vcpu_period": PERIOD, "vcpu_quota": -1}
     if all((int(said[key] or 0) or unset[key]) == value for key, value in asked.items()):
         return []
     what = []
@@ -250,12 +240,7 @@ def _memory_limit(domain: libvirt.virDomain, name: str, wanted: Tuning, tree: xm
     limit = wanted.memory_limit
     if limit is None:
         return []
-    size = int(tree.findtext("memory", "0").strip()) * KIB
-    if limit.hard and limit.hard < size:
-        raise UsageProblem(
-            f"a hard limit of {human_size(limit.hard)} is less than {name}'s {human_size(size)} of memory",
-            "the host's kernel would kill the guest when it uses that; QEMU needs some more itself",
-        )
+    check_memory_limit(limit, int(tree.findtext("memory", "0").strip()) * KIB, name)
     now = tuning.memory_limit_of(tree)
     # What is not said stays.
     asked = MemoryLimit(now.hard if limit.hard is None else limit.hard, now.soft if limit.soft is None else limit.soft)
@@ -327,6 +312,8 @@ def _net_limits(domain: libvirt.virDomain, name: str, wanted: Tuning, tree: xml.
         card = cards.get(limit.mac)
         if card is None:
             raise NotFound(f"{name} has no card {limit.mac[:40]!a} {_where(flag)}", f"see 'kvmctl nic list {name}'")
+        if card.get("type") == "user" and (limit.inbound or limit.outbound):
+            raise Refused(f"QEMU's user networking has no rate limits, and {limit.mac} of {name} is such a card")
         asked, before = {}, {}
         for side, rate in (("inbound", limit.inbound), ("outbound", limit.outbound)):
             if rate is not None:

@@ -7,7 +7,7 @@ import libvirt
 
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import Conflict, Refused
-from kvmctl.model import spec_compare, spec_seen, xml
+from kvmctl.model import spec_compare, spec_seen, spec_tuning, xml
 from kvmctl.model.forward import written
 from kvmctl.model.metadata import Forward
 from kvmctl.model.nic import NetworkNic
@@ -58,7 +58,8 @@ def look(hypervisor: Hypervisor, name: str) -> tuple[libvirt.virDomain, Seen] | 
             seen,
             disks=tuple(_measured(domain, disk) for disk in seen.disks),
             nics=tuple(_reserved(hypervisor, nic) for nic in seen.nics),
-            autostart=bool(domain.isPersistent() and domain.autostart()),
+            # A start order is meant so, whether or not this host has yet what keeps it.
+            autostart=bool(domain.isPersistent() and (domain.autostart() or seen.order is not None)),
             running=bool(domain.isActive()),
         )
 
@@ -106,7 +107,7 @@ def plan(hypervisor: Hypervisor, spec: Spec, progress: Progress | None = None, *
     different = spec_compare.compare(spec, seen)
     _refuse_anew(spec.name, different)
     keys = {difference.key for difference in different}
-    changes, warnings = _plan_settings(hypervisor, spec, keys)
+    changes, warnings = _plan_settings(hypervisor, spec, keys, seen)
     gone, new = _plan_ports(hypervisor, spec, seen, keys)
     power = None
     if "start" in keys:
@@ -129,7 +130,9 @@ def _refuse_anew(name: str, different: tuple[Difference, ...]) -> None:
     raise Refused(f"{name} cannot be changed to its spec: {told}", "; ".join(hints))
 
 
-def _plan_settings(hypervisor: Hypervisor, spec: Spec, keys: set[str]) -> tuple[tuple[settings.Change, ...], list[str]]:
+def _plan_settings(
+    hypervisor: Hypervisor, spec: Spec, keys: set[str], seen: Seen
+) -> tuple[tuple[settings.Change, ...], list[str]]:
     """The changes, live and saved where the run has room for them; a warning for each key that has to wait."""
     wanted = {
         "vcpus": settings.Settings(**_amount("vcpus", "max_vcpus", spec.vcpus)),
@@ -138,6 +141,8 @@ def _plan_settings(hypervisor: Hypervisor, spec: Spec, keys: set[str]) -> tuple[
         "description": settings.Settings(description=spec.description),
         "autostart": settings.Settings(autostart=spec.autostart),
     }
+    for key in spec_tuning.KEYS:
+        wanted[key] = settings.Settings(tuning=spec_tuning.wanted(spec, key, seen.tree))
     changes: list[settings.Change] = []
     warnings = []
     for key in (key for key in wanted if key in keys):

@@ -4,6 +4,7 @@ from typing import Any
 
 from kvmctl.connection import Hypervisor
 from kvmctl.errors import KvmctlError, NotFound
+from kvmctl.model import spec_tuning, tuning
 from kvmctl.model.disk import parse_disk
 from kvmctl.model.forward import written
 from kvmctl.model.graphics import LOOPBACK
@@ -56,7 +57,8 @@ def export(hypervisor: Hypervisor, name: str) -> tuple[dict[str, Any], list[str]
         devices=seen.devices or None,
         user=seen.user,
         seed=True if seen.seeded else None,
-        autostart=seen.autostart,
+        autostart=seen.autostart if seen.order is None else None,
+        **_tuned(seen, missing),
         start=seen.running,
         image=boot.get("image"),
         cdrom=boot.get("cdrom"),
@@ -71,6 +73,13 @@ def export(hypervisor: Hypervisor, name: str) -> tuple[dict[str, Any], list[str]
     if not (boot or spec.kernel or spec.pxe):
         missing.append("nothing in it says what a new VM would boot from: add image, import, cdrom or kernel")
     return to_mapping(spec), missing
+
+
+def _tuned(seen: Seen, missing: list[str]) -> dict[str, Any]:
+    told = spec_tuning.told(seen.tree, seen.order)
+    if told["boot"] is None and tuning.boot_of(seen.tree):
+        missing.append("it cannot say its boot order, which names a card by its MAC")
+    return told
 
 
 def _titled(title: str | None, missing: list[str]) -> str | None:

@@ -11,6 +11,7 @@ import libvirt
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import UsageProblem
 from kvmctl.model import start_order
+from kvmctl.model.metadata import Metadata
 from kvmctl.model.start_order import StartOrder
 from kvmctl.operations import metadata
 from kvmctl.operations.listing import BOOT_HOOK
@@ -93,6 +94,13 @@ def of_many(hypervisor: Hypervisor, domains: Sequence[libvirt.virDomain]) -> lis
 
     with ThreadPoolExecutor(max_workers=8) as pool:
         return list(pool.map(of, domains))
+
+
+def ordered(hypervisor: Hypervisor, metadata_: Metadata, order: int | None, delay: int | None) -> Metadata:
+    """A new VM's metadata with this order in it, from the host's next boot on."""
+    if not order:
+        return metadata_
+    return start_order.put(metadata_, StartOrder(order, delay or 0, this_boot(hypervisor)))
 
 
 def note(hypervisor: Hypervisor, domain: libvirt.virDomain, wanted: StartOrder | None) -> None:

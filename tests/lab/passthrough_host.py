@@ -34,13 +34,15 @@ class PassthroughHost:
 
     Its file system is this machine's, with changes kept in its memory; /var/lib/libvirt is a disk of its own.
     On its buses: 0000:01:01.0 and 0000:01:02.0 (e1000, one IOMMU group, behind a PCI bridge); then ``nics``
-    (e1000e) and ``nvmes``, each alone in its group; a USB stick on an xHCI controller of the root bus.
+    (e1000e) and ``nvmes``, each alone in its group; a USB stick on an xHCI controller of the root bus. ``mdev`` is
+    the UUID of a mediated device. It has control groups (v2), and vsocks for its guests.
     """
 
     def __init__(self) -> None:
         self.images = passthrough_image.passthrough()
         self.nics = [f"0000:{FIRST_BUS + index:02x}:00.0" for index in range(NICS)]
         self.nvmes = [f"0000:{FIRST_BUS + NICS + index:02x}:00.0" for index in range(NVMES)]
+        self.mdev = "4b20d080-1b54-4048-85b3-a6a62d165c01"
         self.macs = {address: f"52:54:00:aa:00:{index:02x}" for index, address in enumerate(self.nics)}
         self._folder = tempfile.TemporaryDirectory(prefix="kvmctl-passthrough-")
         self._disk = Path(self._folder.name) / "disk.raw"

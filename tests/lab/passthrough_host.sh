@@ -2,14 +2,22 @@
 # Process 1 of the emulated host once it has its file system: libvirt, the guest agent, and nothing else.
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
 export PATH LC_ALL
+# A slice of the sample device mtty.
+MDEV=4b20d080-1b54-4048-85b3-a6a62d165c01
 exec </dev/null >/dev/console 2>&1
 mkdir -p /dev/pts /dev/shm
 mount -t devpts -o ptmxmode=666 devpts /dev/pts
 # What is the machine's own of libvirt is none of this host's.
-for place in /dev/shm /run /etc/libvirt /var/log/libvirt /var/cache/libvirt /sys/fs/cgroup; do
+for place in /dev/shm /run /etc/libvirt /var/log/libvirt /var/cache/libvirt; do
     mkdir -p "$place"
     mount -t tmpfs tmpfs "$place"
 done
+# Without systemd libvirt makes its control groups itself.
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mkdir -p /dev/hugepages
+mount -t hugetlbfs hugetlbfs /dev/hugepages
+# Made before libvirt looks: no udev tells it of what comes later.
+echo "$MDEV" >/sys/class/mdev_bus/mtty/mdev_supported_types/mtty-1/create
 mkdir -p /var/lib/libvirt /run/lock /lab/home
 mount -t ext4 /dev/vda /var/lib/libvirt
 hostname outer

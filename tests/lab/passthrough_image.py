@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lab import images
+from tests.lab import images, mtty
 from tests.lab.process import run
 
 # Drivers that find the machine's file system, and those of the devices that are passed on.
@@ -20,8 +20,12 @@ _HOST_MODULES = [
     # ext4 asks for its checksum by an alias, which insmod does not follow.
     *("crc32c_generic", "ext4"),
     *("vfio-pci", "vfio_iommu_type1", "e1000", "e1000e", "nvme", "xhci-pci", "usb-storage", "sd_mod", "tun"),
+    *("vhost_vsock", "mtty"),
 ]
-_GUEST_MODULES = ["e1000e", "e1000", "nvme", "xhci-pci", "usb-storage", "sd_mod"]
+_GUEST_MODULES = [
+    *("e1000e", "e1000", "nvme", "xhci-pci", "usb-storage", "sd_mod"),
+    *("virtio_pci", "vmw_vsock_virtio_transport"),
+]
 
 
 @dataclass(frozen=True)
@@ -38,20 +42,23 @@ def passthrough() -> Images:
     kernel = images.kernel_of("linux-image-amd64")
     scripts = [images.HERE / f"passthrough_{name}.sh" for name in ("init", "host", "guest")]
     recipe = [Path(__file__), Path(images.__file__), *scripts]
+    sample = mtty.module(kernel)
 
     def build(folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder) as place:
             work = Path(place)
             unpacked = images.unpack(kernel, work / "kernel")
             (folder / "vmlinux").write_bytes(_decompressed(next((unpacked / "boot").glob("vmlinuz-*")).read_bytes()))
+            shutil.copy(sample, unpacked / "lib/modules")
             agent = images.unpack("qemu-guest-agent", work / "agent") / "usr/sbin/qemu-ga"
             host, guest = work / "host", work / "guest"
             _fill(host, unpacked, _HOST_MODULES, scripts[0], [scripts[1], agent])
             images.pack(host, folder / "host")
             _fill(guest, unpacked, _GUEST_MODULES, scripts[2])
+            images.add_program(guest, agent, "/lab/qemu-ga")
             images.pack(guest, folder / "guest")
 
-    made = images.kept("passthrough", [kernel, *(path.read_bytes() for path in recipe)], build)
+    made = images.kept("passthrough", [kernel, sample.read_bytes(), *(path.read_bytes() for path in recipe)], build)
     return Images(made / "vmlinux", made / "host", made / "guest")
 
 

@@ -1,5 +1,6 @@
 """PCI devices passed on for real: an emulated host with an IOMMU, libvirt inside, and a guest of its own."""
 
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -8,6 +9,15 @@ from tests.lab.passthrough_host import PassthroughHost
 
 # A guest emulated within an emulated host takes its time to let go of a device.
 PATIENT = ("--timeout", "4m")
+# Asks the agent in a guest something, through the vsock of that guest.
+_OVER_VSOCK = """
+import json, socket, sys
+with socket.socket(socket.AF_VSOCK) as s:
+    s.settimeout(60)
+    s.connect((int(sys.argv[1]), 1024))
+    s.sendall(b'{"execute": "guest-sync", "arguments": {"id": 4242}}\\n')
+    print(json.loads(s.makefile().readline())["return"])
+"""
 PAIR = {"0000:01:01.0": "52:54:00:aa:01:01", "0000:01:02.0": "52:54:00:aa:01:02"}
 
 
@@ -19,11 +29,12 @@ def outer() -> Iterator[PassthroughHost]:
 
 @pytest.fixture(scope="module")
 def inner(outer: PassthroughHost) -> str:
-    """A stopped guest that has one NIC of the host from the start."""
+    """A stopped guest that has one NIC of the host, a mediated device and a vsock from the start."""
     outer.kvmctl(
         *("create", "inner", "--kernel", str(outer.images.kernel), "--initrd", str(outer.images.guest)),
         *("--cmdline", "console=ttyS0 quiet no_timer_check", "--memory", "256M", "--vcpus", "1", "--graphics", "none"),
-        *("--net", "none", "--pci", outer.nics[0], "--no-start", "-q"),
+        *("--net", "none", "--pci", outer.nics[0], "--device", f"mdev={outer.mdev}", "--device", "vsock"),
+        *("--no-start", "-q"),
         timeout=300,
     )
     return "inner"
@@ -71,11 +82,41 @@ def devices_go_into_a_guest(outer: PassthroughHost, inner: str) -> None:
     assert taken == [outer.nvmes[0]]
     outer.kvmctl("start", inner, timeout=600)
     # A card is on the bus before its driver has made it an interface.
-    seen = outer.wait_inside(inner, r"pci=4 nvme=1 .* nics=((?: \S+){3}) END")
+    seen = outer.wait_inside(inner, r"pci=4 nvme=1 .* mdev=1 vsock=1 nics=((?: \S+){3}) END")
     assert sorted(seen[1].split()) == sorted([outer.macs[outer.nics[0]], *PAIR.values()])
     all_of_them = {outer.nics[0], *PAIR, *taken}
     assert outer.drivers(all_of_them) == {"vfio-pci"}
     assert {address for address, row in outer.pci().items() if row["used_by"] == [inner]} == all_of_them
+
+
+def a_vsock_leads_into_the_guest(outer: PassthroughHost, inner: str) -> None:
+    rows = {row["name"]: row for row in outer.kvmctl("device", "list", inner, "-o", "json").json()}
+    assert rows[f"mdev={outer.mdev}"]["live"] is True
+    number = rows["vsock0"]["detail"].removeprefix("cid ")
+    assert outer.run([sys.executable, "-c", _OVER_VSOCK, number]).stdout == "4242\n"
+
+
+def limits_hold_in_the_hosts_control_groups(outer: PassthroughHost, inner: str) -> None:
+    limits = ("--memory-limit", "soft=300M,hard=1G", "--cpu-shares", "512", "--cpu-limit", "50")
+    assert outer.kvmctl("set", inner, *limits, "-o", "json").json()["changed"] is True
+    files = ("memory.max", "memory.high", "cpu.weight", "vcpu0/cpu.max")
+    group = f"/sys/fs/cgroup/machine/qemu-*-{inner}.libvirt-qemu"
+    now = outer.shell(" && ".join(f"cat {group}/{file}" for file in files)).splitlines()
+    assert now == [str(1 << 30), str(300 << 20), "512", "50000 100000"]
+    for more in ("", " --inactive"):
+        text = outer.shell(f"virsh dumpxml {inner}{more}")
+        for wanted in (">1048576</hard_limit>", ">307200</soft_limit>", "<shares>512<", "<quota>50000<"):
+            assert wanted in text
+
+
+def a_mediated_device_is_listed_and_taken_out(outer: PassthroughHost, inner: str) -> None:
+    rows = outer.kvmctl("pci", "list", "--mdev", "-o", "json").json()
+    (made,) = [row for row in rows if row["uuid"] is not None]
+    assert (made["uuid"], made["type"], made["parent"]) == (outer.mdev, "mtty-1", "mtty")
+    assert (made["name"], made["device_api"], made["used_by"]) == ("Single port serial", "vfio-pci", [inner])
+    assert {row["type"]: row["available"] for row in rows if row["uuid"] is None} == {"mtty-1": 23, "mtty-2": 11}
+    outer.kvmctl("device", "detach", inner, f"mdev={outer.mdev}", *PATIENT)
+    outer.wait_inside(inner, r" mdev=0 ")
 
 
 def devices_are_given_back_and_others_plugged_in(outer: PassthroughHost, inner: str) -> None:
@@ -136,6 +177,9 @@ def test_devices_are_passed_on_for_real(outer: PassthroughHost, inner: str) -> N
     the_list_says_what_can_be_passed_and_why_the_rest_cannot(outer)
     what_cannot_go_is_refused_and_nothing_changes(outer, inner)
     devices_go_into_a_guest(outer, inner)
+    a_vsock_leads_into_the_guest(outer, inner)
+    limits_hold_in_the_hosts_control_groups(outer, inner)
+    a_mediated_device_is_listed_and_taken_out(outer, inner)
     devices_are_given_back_and_others_plugged_in(outer, inner)
     thirty_two_devices_are_taken_and_the_next_is_refused(outer, inner)
 

@@ -111,6 +111,61 @@ def unnumbered(text: str) -> str:
 
 
 @pytest.mark.usefixtures("leaves_nothing")
+def test_what_is_tuned_is_in_the_spec(host_a: Host, tmp_path: Path, vm_name: Named) -> None:
+    tuned = {
+        "pins": ["0:0", "1:1"],
+        "cpu_shares": 512,
+        "cpu_limit": 50,
+        "memory_limit": "soft=128M,hard=1G",
+        "hugepages": True,
+        "numa": "2,host=0",
+        "boot": ["network", "disk"],
+        "autostart_order": 3,
+        "autostart_delay": 20,
+        "disks": ["8M,iops=300,bps=4M"],
+        "networks": ["nat,in=10M,out=1M"],
+    }
+    name = vm_name("tuned")
+    spec = {"name": name, "pxe": True, "memory": "64M", "vcpus": 2, "start": False, **tuned}
+    assert host_a.kvmctl("apply", "-f", write(tmp_path, spec), "-o", "json").json()["created"] is True
+    assert host_a.kvmctl("diff", "-f", write(tmp_path, spec)).returncode == 0
+    old = host_a.virsh("dumpxml", name).stdout
+    for wanted in ("vcpupin vcpu='1' cpuset='1'", "<hugepages/>", "<shares>512<", "nodeset='0'", "average='10240'"):
+        assert wanted in old
+    exported = host_a.kvmctl("export", name)
+    assert "cannot say" not in exported.stderr
+    host_a.kvmctl("delete", name, "--yes")
+    host_a.kvmctl("apply", "-f", "-", input=exported.stdout)
+    assert unnumbered(host_a.virsh("dumpxml", name).stdout) == unnumbered(old)
+    assert host_a.kvmctl("diff", "-f", "-", input=exported.stdout).returncode == 0
+
+    # All of these can be changed in place, and taken away.
+    changes: dict[str, Any] = {
+        "pins": ["1:0"],
+        "cpu_shares": 300,
+        "cpu_limit": 0,
+        "memory_limit": "soft=0,hard=0",
+        "hugepages": False,
+        "numa": 0,
+        "boot": ["disk"],
+        "autostart_order": 4,
+        "autostart_delay": 0,
+    }
+    path = write(tmp_path, {"name": name, **changes})
+    told = host_a.kvmctl("diff", "-f", path, "-o", "json", check=False).json()
+    assert {row["key"]: row["action"] for row in told["differences"]} == dict.fromkeys(changes, "change")
+    assert host_a.kvmctl("apply", "-f", path, "-o", "json").json()["changed"] is True
+    assert host_a.kvmctl("diff", "-f", path).returncode == 0
+    assert host_a.kvmctl("apply", "-f", path, "-o", "json").json()["changed"] is False
+    now = host_a.kvmctl("export", name, "-o", "json").json()
+    assert {key for key in changes if key in now} == {"pins", "cpu_shares", "boot", "autostart_order"}
+    off = write(tmp_path, {"name": name, "autostart": False})
+    assert host_a.kvmctl("apply", "-f", off, "-o", "json").json()["changed"] is True
+    assert host_a.kvmctl("info", name, "-o", "json").json()["autostart_order"] is None
+    host_a.kvmctl("delete", name, "--yes")
+
+
+@pytest.mark.usefixtures("leaves_nothing")
 def test_what_would_need_a_new_vm_is_refused_and_nothing_is_touched(
     host_a: Host, small: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -88,13 +88,34 @@ def test_numa_nodes_are_seen_in_the_guest(
     host_a.kvmctl(
         *("create", "nodes", "--kernel", str(tiny.kernel), "--initrd", str(tiny.initrd), "--cmdline", tiny.cmdline),
         *("--memory", "256M", "--vcpus", "2", "--graphics", "none", "--net", "none", "--no-start", "-q"),
+        *("--numa", "2", "--pin", "1:0"),
     )
-    assert host_a.kvmctl("set", "nodes", "--numa", "2", "-o", "json").json()["changed"] is True
     assert host_a.kvmctl("set", "nodes", "--numa", "2", "-o", "json").json()["changed"] is False
     host_a.kvmctl("start", "nodes")
+    assert host_a.conn.lookupByName("nodes").vcpuPinInfo(1)[1][:2] == (True, False)
     guest = console(host_a, "nodes").ready()
     assert guest.run("cat /sys/devices/system/node/node[0-9]*/cpulist").split() == ["0", "1"]
     host_a.kvmctl("delete", "nodes", "-y")
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_what_a_new_guest_cannot_be_tuned_to_is_refused(host_a: Host) -> None:
+    create = ("create", "never", "--pxe", "--net", "user", "--memory", "64M", "--vcpus", "2", "--no-start")
+    for options, code, words in (
+        (("--pin", "2:0"), 2, "has no vCPU 2"),
+        (("--pin", "0:4000"), 2, "no CPU 4000"),
+        (("--memory-limit", "hard=32M"), 2, "would kill the guest"),
+        (("--numa", "3"), 2, "more than its 2 vCPUs"),
+        (("--numa", "1,host=77"), 2, "no NUMA node 77"),
+        (("--boot", "floppy"), 3, "to boot from"),
+        (("--disk", "1M,iops=many"), 2, "no number of operations"),
+        (("--net", "user,in=1M"), 2, "has no rate limits"),
+        (("--autostart", "--autostart-order", "1"), 2, "exclude each other"),
+        (("--autostart-delay", "1s"), 2, "give --autostart-order"),
+    ):
+        refused = host_a.kvmctl(*create, *options, check=False)
+        assert (refused.returncode, words in refused.stderr) == (code, True), (options, refused.stderr)
+        assert host_a.kvmctl("list", "-o", "json").json() == []
 
 
 def test_what_a_running_guest_cannot_do_without_is_refused(

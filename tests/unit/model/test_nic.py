@@ -68,9 +68,9 @@ def test_the_general_model_is_for_cards_that_name_none() -> None:
         ("none,model=virtio", "takes nothing after it"),
         ("none:x", "takes nothing after it"),
         ("nat,model=ne2k", "no NIC model"),
-        ("nat,model=", "none of model=, mac= and ip="),
-        ("nat,vlan=3", "none of model=, mac= and ip="),
-        ("nat,", "none of model=, mac= and ip="),
+        ("nat,model=", "none of model=, mac=, ip=, in= and out="),
+        ("nat,vlan=3", "none of model=, mac=, ip=, in= and out="),
+        ("nat,", "none of model=, mac=, ip=, in= and out="),
         ("nat,model=virtio,model=virtio", "twice"),
         ("nat,mac=52:54:00:12:34", "not a MAC"),
         ("nat,mac=52:54:00:12:34:5g", "not a MAC"),
@@ -83,6 +83,9 @@ def test_the_general_model_is_for_cards_that_name_none() -> None:
         ("nat,ip=224.0.0.1", "no guest can have"),
         ("nat,ip=::", "no guest can have"),
         ("nat,ip=fe80::1%eth0", "zone"),
+        ("user,in=1M", "no rate limits"),
+        ("nat,in=1000B", "least rate"),
+        ("nat,out=fast", "is not a size"),
         ("user,ip=10.0.2.20", "DHCP server to reserve"),
         ("bridge:br0,ip=10.0.2.20", "DHCP server to reserve"),
     ],
@@ -125,3 +128,13 @@ def test_a_random_mac_is_one_that_a_card_may_have() -> None:
     macs = {random_mac() for _ in range(50)}
     assert len(macs) > 45
     assert all(check_mac(mac) == mac and mac.startswith("52:54:00:") for mac in macs)
+
+
+def test_rates_are_written_in_kib() -> None:
+    nic = parse_nic("nat,in=10M,out=1536K")
+    assert nic is not None and (nic.inbound, nic.outbound) == (10 << 20, 1536 << 10)
+    bandwidth = to_element(nic).find("bandwidth")
+    assert bandwidth is not None
+    assert xml.raw(bandwidth) == '<bandwidth><inbound average="10240"/><outbound average="1536"/></bandwidth>'
+    none = parse_nic("user,in=0")
+    assert none is not None and to_element(none).find("bandwidth") is None

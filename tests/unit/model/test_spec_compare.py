@@ -56,6 +56,7 @@ SAME: list[dict[str, Any]] = [
     {"pci": ["01:00.0"]},
     {"devices": []},
     {"pci": ["8086:10d3"]},
+    {"pins": [], "cpu_limit": 0, "hugepages": False, "numa": 0, "memory_limit": "hard=0", "autostart_order": 0},
     {"autostart": False, "start": False, "pxe": False},
     {"ssh_keys": ["ssh-ed25519 AAAA"], "hostname": "other", "user_data": "/x"},
 ]
@@ -78,6 +79,14 @@ CHANGED: list[tuple[dict[str, Any], str]] = [
     ({"publish": ["8080:80"]}, "publish"),
     ({"publish": ["127.0.0.1:8080:80", "127.0.0.1:53:53/udp"]}, "publish"),
     ({"autostart": True}, "autostart"),
+    ({"autostart_order": 3}, "autostart_order"),
+    ({"pins": ["0:1"]}, "pins"),
+    ({"cpu_shares": 512}, "cpu_shares"),
+    ({"cpu_limit": 50}, "cpu_limit"),
+    ({"memory_limit": "soft=1G"}, "memory_limit"),
+    ({"hugepages": True}, "hugepages"),
+    ({"numa": 2}, "numa"),
+    ({"boot": ["network"]}, "boot"),
     ({"start": True}, "start"),
 ]
 ANEW: list[tuple[dict[str, Any], str]] = [
@@ -107,6 +116,8 @@ ANEW: list[tuple[dict[str, Any], str]] = [
     ({"networks": ["user", "nat:other", "network:lan", "bridge:br0", "macvtap:eth0:private"]}, "networks"),
     ({"networks": ["user", "nat", "network:lan", "bridge:br0", "macvtap:eth0:vepa"]}, "networks"),
     ({"image": "debian-12", "disks": ["10G"]}, "disks"),
+    ({"image": "debian-12", "disks": ["10G", "/dev/vg/a,iops=300", "10G,readonly"]}, "disks"),
+    ({"networks": ["user", "nat,in=1M", "network:lan", "bridge:br0", "macvtap:eth0:private"]}, "networks"),
     ({"image": "debian-12", "disks": ["11G", "/dev/vg/a", "10G,readonly"]}, "disks"),
     ({"image": "debian-12", "disks": ["10G", "/dev/vg/b", "10G,readonly"]}, "disks"),
     ({"image": "debian-12", "disks": ["10G,bus=scsi", "/dev/vg/a", "10G,readonly"]}, "disks"),
