@@ -26,14 +26,14 @@ debian_packages() {
     aarch64) printf '%s\n' qemu-system-arm qemu-efi-aarch64 ;;
     *) printf '%s\n' qemu-system ;;
   esac
-  printf '%s\n' libvirt-daemon-system libvirt-clients nftables qemu-utils mmdebstrap e2fsprogs dosfstools mtools \
-    fdisk uidmap openssh-client python3-venv python3-pip python3-libvirt python3-lxml python3-click \
+  printf '%s\n' libvirt-daemon-system libvirt-clients nftables qemu-utils mmdebstrap debian-archive-keyring e2fsprogs dosfstools \
+    mtools fdisk uidmap openssh-client python3-venv python3-pip python3-libvirt python3-lxml python3-click \
     python3-rich python3-yaml
 }
 # The same on Fedora and its relatives. These names were looked up, not tried.
 fedora_packages() {
-  printf '%s\n' qemu-kvm edk2-ovmf libvirt-daemon-kvm libvirt-client nftables qemu-img mmdebstrap e2fsprogs dosfstools \
-    mtools util-linux shadow-utils openssh-clients python3 python3-pip python3-libvirt python3-lxml python3-click \
+  printf '%s\n' qemu-kvm edk2-ovmf libvirt-daemon-kvm libvirt-client nftables qemu-img mmdebstrap debian-keyring \
+    e2fsprogs dosfstools mtools util-linux shadow-utils openssh-clients python3 python3-pip python3-libvirt python3-lxml python3-click \
     python3-rich python3-pyyaml
 }
 
@@ -78,7 +78,14 @@ find_python() {
       return
     fi
   done
-  die "kvmctl needs Python 3.11 or newer"
+  return 1
+}
+
+# Before anything is installed on a system that is too old for it; where there is no Python yet, after that.
+check_python() {
+  if ! find_python >/dev/null; then
+    die "kvmctl needs Python 3.11, and this system has $(python3 -V 2>&1): use Debian 12, Ubuntu 24.04 or newer"
+  fi
 }
 
 install_kvmctl() {
@@ -153,7 +160,9 @@ case ${1:-} in
   *) die "usage: examples/quickstart.sh [--remove]" ;;
 esac
 
+! command -v python3 >/dev/null || check_python
 install_packages
+check_python
 install_kvmctl
 start_hypervisor
 

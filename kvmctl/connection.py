@@ -103,7 +103,7 @@ def explain(error: libvirt.libvirtError, uri: str | None = None) -> KvmctlError:
         return KvmctlError(message, "is qemu-guest-agent installed and running in the guest?")
     if code == libvirt.VIR_ERR_NO_SUPPORT:
         return KvmctlError(f"{message}{at}", "this hypervisor cannot do that")
-    return KvmctlError(message, _firewall_hint(message))
+    return KvmctlError(message, _firewall_hint(message) or _program_hint(message))
 
 
 def _firewall_hint(message: str) -> str | None:
@@ -118,6 +118,13 @@ def _firewall_hint(message: str) -> str | None:
         )
     # libvirtd makes its tables once, when it starts.
     return "was the firewall flushed? Restart libvirtd, which then makes its own tables and chains anew"
+
+
+def _program_hint(message: str) -> str | None:
+    """What helps where libvirt misses a program of another package, dnsmasq for one; None for other errors."""
+    if re.search(r"(Unable to|Cannot) find '?\S+'? (binary )?in (\$?PATH|path)", message, re.IGNORECASE):
+        return "'kvmctl host setup' on that host installs what libvirt needs"
+    return None
 
 
 def _connection_hint(message: str, uri: str | None) -> str | None:

@@ -79,6 +79,10 @@ make_environment() {
         echo "$stamp" >.venv/stamp
 }
 
+if [ -x /usr/bin/python3 ] && ! /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    say "kvmctl needs Python 3.11, and this system has $(/usr/bin/python3 -V): use Debian 12, Ubuntu 24.04 or newer"
+    exit 1
+fi
 install_packages || { say "the packages could not be installed"; exit 1; }
 know_packages || { say "apt has no package lists"; exit 1; }
 make_environment || { say "the Python environment could not be made"; exit 1; }

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 ETC_APT = Path("/etc/apt")
 FALLBACK_MIRROR = "http://deb.debian.org/debian"
 FALLBACK_SECURITY = "http://deb.debian.org/debian-security"
+# Of the package debian-archive-keyring (Fedora: debian-keyring), which Ubuntu does not bring by itself.
+DEBIAN_KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 # Debian's releases by number, oldest first; each name below is also a suite of its own.
 RELEASES = {"11": "bullseye", "12": "bookworm", "13": "trixie", "14": "forky"}
@@ -80,7 +82,10 @@ def configured(etc: Path = ETC_APT) -> list[Source]:
 
 @dataclass(frozen=True)
 class Mirrors:
-    """What to build one suite from: ``deb`` lines, the keyring if it is not Debian's own, where they come from."""
+    """What to build one suite from: ``deb`` lines, the keyring that signs them, where they come from.
+
+    ``keyring`` is a path, or None where this machine's apt trusts the mirror without naming one.
+    """
 
     lines: tuple[str, ...]
     keyring: str | None
@@ -107,7 +112,8 @@ def for_suite(codename: str, sources: Iterable[Source]) -> Mirrors:
     security_uri = usable_uri(security.uri) if security else None
     keyring, origin = main.signed_by if main else None, "this machine's apt"
     if main_uri is None:
-        main_uri, security_uri, keyring, origin = FALLBACK_MIRROR, FALLBACK_SECURITY, None, "Debian's own mirror"
+        main_uri, security_uri, keyring = FALLBACK_MIRROR, FALLBACK_SECURITY, DEBIAN_KEYRING
+        origin = "Debian's own mirror"
     lines = [f"deb {main_uri} {codename} main"]
     if codename not in UNSTABLE:
         lines.append(f"deb {main_uri} {codename}-updates main")

@@ -135,7 +135,18 @@ def plan(name: str, *, size: int = DEFAULT_SIZE, include: Sequence[str] = (), ke
     network = "netplan.io" if found.codename == "bullseye" else "systemd-resolved"
     packages = (KERNELS[kernel], *PACKAGES, network, *include)
     mirrors = apt_sources.for_suite(found.codename, apt_sources.configured())
+    check_keyring(mirrors)
     return Plan(found, size // MIB * MIB, kernel, packages, mirrors, folder)
+
+
+def check_keyring(mirrors: apt_sources.Mirrors) -> None:
+    """Raise Refused, with the command that installs it, where Debian's keys are not here: not so on a bare Ubuntu."""
+    if mirrors.keyring is None or Path(mirrors.keyring).exists():
+        return
+    hint = None
+    if mirrors.keyring == apt_sources.DEBIAN_KEYRING:
+        hint = f"run '{_installer('debian-archive-keyring', 'debian-keyring')}'"
+    raise Refused(f"the keys that {mirrors.origin} is verified with are not here: there is no {mirrors.keyring}", hint)
 
 
 def check_tools() -> None:
@@ -146,9 +157,15 @@ def check_tools() -> None:
         return
     debian = " ".join(dict.fromkeys(needed[program][0] for program in missing))
     fedora = " ".join(dict.fromkeys(needed[program][1] for program in missing))
+    raise Refused(
+        f"building an image needs {', '.join(missing)}, not installed here", f"run '{_installer(debian, fedora)}'"
+    )
+
+
+def _installer(debian: str, fedora: str) -> str:
+    """The command that installs packages here, of these names in Debian and Ubuntu, and in Fedora."""
     installer = f"dnf install {fedora}" if shutil.which("dnf") else f"apt-get install {debian}"
-    sudo = "" if os.geteuid() == 0 else "sudo "
-    raise Refused(f"building an image needs {', '.join(missing)}, not installed here", f"run '{sudo}{installer}'")
+    return installer if os.geteuid() == 0 else f"sudo {installer}"
 
 
 def _program(name: str) -> str | None:

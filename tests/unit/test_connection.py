@@ -117,6 +117,13 @@ def test_what_helps_where_libvirts_firewall_commands_fail(command: str, help: st
     assert found.exit_code == 1 and help in (found.hint or "")
 
 
+def test_what_helps_where_libvirt_misses_a_program() -> None:
+    """What libvirt 10.0 said on an Ubuntu without dnsmasq-base, asked to start the network default."""
+    message = "Unable to find 'dnsmasq' binary in $PATH: No such file or directory"
+    found = connection.explain(Reported(libvirt.VIR_ERR_SYSTEM_ERROR, message), "qemu:///system")
+    assert found.exit_code == 1 and "host setup" in (found.hint or "")
+
+
 def test_connection_errors_name_the_uri_and_a_way_out() -> None:
     found = connection.explain(
         Reported(libvirt.VIR_ERR_SYSTEM_ERROR, "Failed to connect socket to 'x'"), "qemu:///system"

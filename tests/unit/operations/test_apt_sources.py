@@ -74,6 +74,8 @@ def test_on_ubuntu_debians_own_mirror_is_taken() -> None:
     mirrors = for_suite("bookworm", [Source("http://archive.ubuntu.com/ubuntu", "jammy", ("main",))])
     assert mirrors.lines[0] == "deb http://deb.debian.org/debian bookworm main"
     assert mirrors.lines[2] == "deb http://deb.debian.org/debian-security bookworm-security main"
+    # Ubuntu's apt trusts Ubuntu's keys alone.
+    assert mirrors.keyring == apt_sources.DEBIAN_KEYRING
 
 
 def test_a_list_of_mirrors_is_looked_up(tmp_path: Path) -> None:

@@ -46,6 +46,19 @@ def test_missing_tools_are_named_with_the_way_to_get_them(monkeypatch: pytest.Mo
     assert "its-package" in (refused.value.hint or "") or "its-rpm" in (refused.value.hint or "")
 
 
+def test_debians_keys_where_they_are_missing_as_on_ubuntu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    keyring = tmp_path / "debian.gpg"
+    monkeypatch.setattr(apt_sources, "DEBIAN_KEYRING", str(keyring))
+    mirrors = apt_sources.for_suite("bookworm", [])
+    with pytest.raises(Refused) as refused:
+        image_build.check_keyring(mirrors)
+    assert str(keyring) in refused.value.message
+    assert "install debian-" in (refused.value.hint or "")
+    keyring.touch()
+    image_build.check_keyring(mirrors)
+    image_build.check_keyring(apt_sources.Mirrors((), None, "this machine's apt"))
+
+
 class Impatient(Progress):
     """Presses Ctrl-C at the first step."""
 
