@@ -5,6 +5,7 @@ that all of it works over a remote connection too.
 """
 
 import contextlib
+import errno
 import io
 import os
 import time
@@ -40,6 +41,8 @@ ALLOCATION_SECONDS = 30.0
 
 # A qcow2 volume is made this large before its real content replaces it: see upload().
 PLACEHOLDER = MIB
+# Holes of a file smaller than this are sent as zeros: each piece between two holes is a stream of its own.
+SMALLEST_HOLE = MIB
 # Whether there is room is asked for uploads of this size and more, in bytes.
 CHECKED_FROM = 16 * MIB
 
@@ -233,14 +236,26 @@ def upload(
             own.add(f"delete volume {name}", lambda: volume.delete(0))
         report = _Report(progress, text or f"uploading {name}", size)
         head = min(size, PLACEHOLDER) if format == "qcow2" else 0
+        # One stream for each piece of data. libvirt's sparse streams, to which holes are told, get stuck: a libvirtd
+        # which finds a hole as the first of what has come (10.0 does, 11.3 still: daemonStreamHandleWrite) counts it as
+        # unanswered for ever, and after five of those it reads nothing more from this connection.
+        done = head
+        for offset, stop in extents(reader, head, size) if _is_file(volume) else [(head, size)]:
+            report.add(offset - done)
+            _send(pool, volume, reader, offset, stop, report)
+            done = stop
         # What the empty volume already holds below PLACEHOLDER must be overwritten, not skipped over.
-        if head < size:
-            _send(pool, volume, reader, head, size, report, sparse=True)
         if head:
-            _send(pool, volume, reader, 0, head, report, sparse=False)
+            _send(pool, volume, reader, 0, head, report)
         if undo is None:
             own.keep()
         return volume
+
+
+def _is_file(volume: libvirt.virStorageVol) -> bool:
+    """Whether what is not written to a new volume reads as zeros: a logical volume may hold anything."""
+    with translated():
+        return bool(volume.info()[0] == libvirt.VIR_STORAGE_VOL_FILE)
 
 
 def create_volume(pool: libvirt.virStoragePool, volume: xml.Element, flags: int = 0) -> libvirt.virStorageVol:
@@ -348,27 +363,14 @@ class _Report:
 
 
 def _send(
-    pool: libvirt.virStoragePool,
-    volume: libvirt.virStorageVol,
-    reader: BinaryIO,
-    start: int,
-    end: int,
-    report: _Report,
-    *,
-    sparse: bool,
+    pool: libvirt.virStoragePool, volume: libvirt.virStorageVol, reader: BinaryIO, start: int, end: int, report: _Report
 ) -> None:
     """Send bytes ``start`` to ``end`` of ``reader`` to the same place in ``volume``."""
     with translated():
         stream = pool.connect().newStream(0)
-        flags = libvirt.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM if sparse else 0
-        volume.upload(stream, start, end - start, flags)
+        volume.upload(stream, start, end - start, 0)
         try:
-            for offset, length, is_hole in _segments(reader, start, end) if sparse else [(start, end - start, False)]:
-                if is_hole:
-                    stream.sendHole(length, 0)
-                    report.add(length)
-                else:
-                    _send_data(stream.send, reader, offset, length, report)
+            _send_data(stream.send, reader, start, end - start, report)
             stream.finish()
         except BaseException as error:
             with contextlib.suppress(libvirt.libvirtError):
@@ -391,26 +393,40 @@ def _send_data(send: Callable[[bytes], int], reader: BinaryIO, offset: int, leng
             data = data[sent:]
 
 
-def _segments(reader: BinaryIO, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
-    """(offset, length, whether a hole) from ``start`` to ``end``; one piece of data where holes cannot be seen."""
+def extents(reader: BinaryIO, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Where there is data from ``start`` to ``end`` of ``reader``, as (offset, end); all of it where no holes are seen.
+
+    Holes smaller than SMALLEST_HOLE count as data, and so do the last bytes: they make the file as long as it is.
+    """
+    if start >= end:
+        return
     try:
         descriptor = reader.fileno()
-        os.lseek(descriptor, start, os.SEEK_DATA)
     except io.UnsupportedOperation:
-        yield start, end - start, False
+        yield start, end
         return
-    except OSError:
-        # ENXIO: nothing but a hole from here on. Anything else shows itself when the bytes are read.
-        pass
+    pending: tuple[int, int] | None = None
+    for offset, stop in [*_pieces(descriptor, start, end), (max(start, end - 1), end)]:
+        if pending is not None and offset - pending[1] < SMALLEST_HOLE:
+            pending = (pending[0], max(stop, pending[1]))
+            continue
+        if pending is not None:
+            yield pending
+        pending = (offset, stop)
+    if pending is not None:
+        yield pending
+
+
+def _pieces(descriptor: int, start: int, end: int) -> Iterator[tuple[int, int]]:
     while start < end:
         try:
-            data = min(os.lseek(descriptor, start, os.SEEK_DATA), end)
-        except OSError:
-            data = end
-        if data > start:
-            yield start, data - start, True
+            data = os.lseek(descriptor, start, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                # A filesystem, or a pipe, that knows of no holes.
+                yield start, end
+            return
         if data >= end:
             return
-        hole = min(os.lseek(descriptor, data, os.SEEK_HOLE), end)
-        yield data, hole - data, False
-        start = hole
+        start = min(os.lseek(descriptor, data, os.SEEK_HOLE), end)
+        yield data, start

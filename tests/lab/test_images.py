@@ -130,6 +130,22 @@ def test_names_that_cannot_be(host_a: Host, qcow2: Path, name: str) -> None:
     assert not any(hidden in result.stderr for hidden in ("\u202e", "\x9b"))
 
 
+def test_a_file_of_many_holes_comes_in_as_it_is(host_a: Host, tmp_path: Path) -> None:
+    """A libvirtd that is told of the holes, as 'virsh vol-upload --sparse' does, may never answer again."""
+    source = tmp_path / "holes.qcow2"
+    qemu_img("create", "-f", "qcow2", "-o", "preallocation=metadata", source, "160M")
+    with source.open("r+b") as file:
+        for number in range(40):
+            # Every other distance is too short a hole to be passed over.
+            file.seek((number * 4 + number % 2 * 3 + 2) * 1024 * 1024)
+            file.write(b"x" * 128 * 1024)
+    made = host_a.kvmctl("image", "import", str(source), "--name", "holes", "-o", "json", timeout=60).json()
+    there = stored(host_a, made)
+    assert there.stat().st_size == source.stat().st_size
+    assert there.read_bytes() == source.read_bytes()
+    assert there.stat().st_blocks * 512 < 80 * 1024 * 1024
+
+
 def test_what_is_not_there_and_what_is_there_already(host_a: Host, qcow2: Path) -> None:
     assert host_a.kvmctl("image", "import", "/no/such/file", check=False).returncode == 3
     assert host_a.kvmctl("image", "info", "nothing", check=False).returncode == 3
