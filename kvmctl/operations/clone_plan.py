@@ -127,8 +127,10 @@ def plan(
         remembered = metadata.read(domain)
         saved = bool(domain.isPersistent() and domain.hasManagedSaveImage(0))
     _check_source(domain, source, state, saved, mode, tree)
-    layers = freeze.plan(hypervisor, domain, live_tree if domain.isActive() else tree, reuse=mode != "full")
-    _check_disks(hypervisor, source, tree, layers)
+    present = live_tree if domain.isActive() else tree
+    dependents.check_disks(hypervisor, present)
+    layers = freeze.plan(hypervisor, domain, present, reuse=mode != "full")
+    _check_disks(source, tree, layers)
     maker = _Maker(hypervisor, source, tree, remembered, layers, mode, keep_identity, pool)
     made = tuple(maker.copy(wanted, leftovers[wanted]) for wanted in names)
     if mode == "live" and not layers:
@@ -185,8 +187,7 @@ def _check_source(
         )
 
 
-def _check_disks(hypervisor: Hypervisor, source: str, tree: xml.Element, layers: Sequence[Layer]) -> None:
-    dependents.check_whole(hypervisor, source, ((layer.target, layer.base) for layer in layers))
+def _check_disks(source: str, tree: xml.Element, layers: Sequence[Layer]) -> None:
     covered = {layer.target for layer in layers}
     for disk in preflight.disks_of(tree):
         if disk.written and disk.target not in covered:

@@ -108,8 +108,8 @@ def plan(
     if location == "external":
         from kvmctl.operations import snapshots_external
 
+        dependents.check_disks(hypervisor, tree)
         files = snapshots_external.plan_files(hypervisor, domain, tree, name, memory=memory)
-        dependents.check_whole(hypervisor, vm, ((layer.target, layer.base) for layer in files.layers))
         covered = {layer.target for layer in files.layers}
         others = tuple(disk.target for disk in preflight.disks_of(tree) if disk.target not in covered)
         return Plan(vm, name, description, "external", state, memory, quiesce, files, others)

@@ -31,7 +31,8 @@ def plan(
 ) -> Plan:
     """Which snapshots ``names`` mean; with ``children`` all that come from them too, or ``children_only`` those alone.
 
-    Raises NotFound where one of them does not exist: nothing is deleted then.
+    Raises NotFound where one of them does not exist, Refused where it cannot be told what an external one leaves free:
+    nothing is deleted then.
     """
     domain = hypervisor.find(vm)
     known = snapshots.load(domain)
@@ -45,6 +46,10 @@ def plan(
             # Named again as a parent of another: it goes after that one.
             gone.pop(found, None)
             gone[found] = None
+    if any(by_name[name].location == "external" for name in gone):
+        from kvmctl.operations import snapshots_external
+
+        snapshots_external.check_files(hypervisor, domain, gone)
     with translated(hypervisor.uri):
         return Plan(domain.name(), tuple(by_name[name] for name in gone))
 

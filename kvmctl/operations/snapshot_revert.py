@@ -120,7 +120,7 @@ def _plan_keep(hypervisor: Hypervisor, vm: str, name: str, target: Snapshot, *, 
     about = f"the present, kept before going to {target.shown_name}"
     try:
         return snapshot_create.plan(hypervisor, vm, name, description=about, slot=slot)
-    except Refused as refused:
+    except (Refused, NotFound) as refused:
         raise Refused(
             f"the present of {vm} cannot be kept: {refused.message}",
             f"--discard goes back to {target.shown_name} and loses the present",

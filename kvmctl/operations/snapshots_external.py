@@ -177,11 +177,16 @@ def plan_return(hypervisor: Hypervisor, domain: libvirt.virDomain, target: model
         if not disk.written:
             continue
         what = f"the disk {disk.target} ({disk.path}) of the snapshot {target.shown_name}"
-        if disk.path is None or (gone := dependents.broken(hypervisor, disk.path)) is not None:
-            raise Refused(f"{what} is not there: {gone or 'it was no file'}", "bring the file back")
-        if disk.path in now:
+        if disk.path is None:
+            raise Refused(f"{what} was no file")
+        if (gone := dependents.broken(hypervisor, disk.path)) is not None:
+            told = what if gone == disk.path else f"{gone}, which {what} stands on,"
+            raise Refused(f"{told} is no longer there", "bring the file back")
+        written = next((part for part in dependents.chain(hypervisor, disk.path) if part in now), None)
+        if written is not None:
+            told = f"{what} is" if written == disk.path else f"{what} stands on {written}, which is"
             raise Refused(
-                f"{what} is what {vm} writes to: its overlay was merged into it behind kvmctl's back",
+                f"{told} what {vm} writes to: its overlay was merged into it behind kvmctl's back",
                 f"that moment is gone; 'kvmctl snapshot delete {vm} {target.shown_name!a}' forgets it",
             )
         volume = find_by_path(hypervisor, disk.path)
@@ -266,6 +271,29 @@ def _stand_on(domain: libvirt.virDomain, name: str) -> None:
 
 
 # ---------------------------------------------------------------- deleting
+
+
+def check_files(hypervisor: Hypervisor, domain: libvirt.virDomain, gone: Iterable[str]) -> None:
+    """Raise Refused where a file of the guest, or of a snapshot that stays when ``gone`` have gone, is not there.
+
+    What such a file stands on cannot be told: it would be taken for something that nothing needs.
+    """
+    vm = domain.name()
+    with translated(hypervisor.uri):
+        of = [(f"of {vm}", xml.parse(domain.XMLDesc(0), "domain"))]
+        for snapshot in domain.listAllSnapshots(0):
+            then = xml.parse(snapshot.getXMLDesc(0), "snapshot").find("domain")
+            if then is not None and snapshot.getName() not in gone:
+                of.append((f"of the snapshot {model.shown(snapshot.getName())}", then))
+    for whose, tree in of:
+        for disk in preflight.disks_of(tree):
+            missing = dependents.broken(hypervisor, disk.path) if disk.written and disk.path else None
+            if missing is not None:
+                raise Refused(
+                    f"the disk {disk.target} {whose} is not whole, so that nobody knows what it needs: "
+                    f"{missing} is no longer there",
+                    f"bring the file back; 'kvmctl snapshot revert {vm} NAME --discard' goes to a moment that is whole",
+                )
 
 
 def delete(hypervisor: Hypervisor, domain: libvirt.virDomain, target: model.Snapshot) -> None:

@@ -69,14 +69,21 @@ def broken(hypervisor: Hypervisor, path: str) -> str | None:
 
 
 def check_whole(hypervisor: Hypervisor, vm: str, disks: Iterable[tuple[str, str]]) -> None:
-    """Raise NotFound where one of ``vm``'s ``disks``, (target, path), stands on something that is not there."""
+    """Raise NotFound where one of ``vm``'s ``disks``, (target, path), or what it stands on, is not there."""
     for target, path in disks:
         gone = broken(hypervisor, path)
         if gone is not None:
+            disk = f"the disk {target} of {vm}"
             raise NotFound(
-                f"{gone}, which the disk {target} of {vm} stands on, is no longer there",
+                f"{gone}, which {f'is {disk}' if gone == path else f'{disk} stands on'}, is no longer there",
                 "bring the file back, or restore the disk from a copy",
             )
+
+
+def check_disks(hypervisor: Hypervisor, domain: xml.Element) -> None:
+    """As check_whole(), for the disks that a ``<domain>`` writes to."""
+    name = domain.findtext("name") or ""
+    check_whole(hypervisor, name, ((d.target, d.path) for d in disks_of(domain) if d.written and d.path))
 
 
 def against_writing(hypervisor: Hypervisor, domain: xml.Element) -> str | None:

@@ -236,6 +236,46 @@ def test_deleting_an_external_snapshot_leaves_its_children_their_own_data(
 
 
 @pytest.mark.usefixtures("leaves_nothing")
+def test_a_chain_edited_by_hand_is_seen_before_anything_is_touched(
+    host_a: Host, tiny: images.Tiny, vm_name: Callable[[str], str]
+) -> None:
+    vm, copy = vm_name("hand"), vm_name("copy")
+    create(host_a, tiny, vm, "--no-start")
+    for name in ("one", "two", "three"):
+        host_a.kvmctl("snapshot", "create", vm, name, "--external")
+    folder = "/var/lib/libvirt/images"
+
+    def refused(code: int, word: str, *args: str) -> None:
+        before = (host_a.files(), host_a.kvmctl("dumpxml", vm).stdout, names(host_a, vm))
+        told = host_a.kvmctl(*args, "-o", "json", check=False)
+        assert (told.returncode, word in told.error()["message"]) == (code, True), told.stderr
+        assert (host_a.files(), host_a.kvmctl("dumpxml", vm).stdout, names(host_a, vm)) == before
+
+    # A file that is away: what it stands on must not be taken for something that nothing needs.
+    for number in (3, 1):
+        file = f"{vm}-vda-{number}.qcow2"
+        host_a.run(["mv", f"{folder}/{file}", "/var/lib/libvirt/away"])
+        refused(3, file, "snapshot", "create", vm, "more")
+        refused(3, file, "clone", vm, copy)
+        refused(7, file, "snapshot", "revert", vm, "one")
+        refused(7, file, "snapshot", "delete", vm, "two", "-y")
+        if number == 1:
+            refused(7, file, "snapshot", "revert", vm, "two", "--discard")
+        host_a.run(["mv", "/var/lib/libvirt/away", f"{folder}/{file}"])
+
+    # All overlays merged into the first file: what the later moments stand on is no longer what it was.
+    host_a.kvmctl("start", vm)
+    host_a.virsh("blockcommit", vm, "vda", "--active", "--pivot", "--wait")
+    for name in ("one", "two", "three"):
+        refused(7, "is what", "snapshot", "revert", vm, name)
+    # They can be forgotten, and then all is as usual.
+    host_a.kvmctl("snapshot", "delete", vm, "one", "two", "three", "-y")
+    host_a.kvmctl("snapshot", "create", vm, "new", "--external")
+    host_a.kvmctl("snapshot", "revert", vm, "new", "--discard")
+    host_a.kvmctl("delete", vm, "-y")
+
+
+@pytest.mark.usefixtures("leaves_nothing")
 def test_disks_alone_and_raw_disks_of_a_stopped_guest(
     host_a: Host, tiny: images.Tiny, console: Open, vm_name: Callable[[str], str]
 ) -> None:
