@@ -76,6 +76,15 @@ _GONE = (
 _SPICE = "SPICE may be a package of its own here: apt-get install qemu-system-modules-spice"
 
 
+# What the host lacks for a device, by libvirt's words for it.
+_MISSING = (
+    # Debian has it apart from 13 on.
+    ("satisfying virtiofsd", "virtiofsd may be a package of its own there: apt-get install virtiofsd"),
+    ("vhost-vsock", "'modprobe vhost_vsock' there"),
+    ("unable to map backing store", "see HugePages_Free in /proc/meminfo there; vm.nr_hugepages sets aside more"),
+)
+
+
 def explain(error: libvirt.libvirtError, uri: str | None = None) -> KvmctlError:
     """``error`` as the kvmctl error of its kind: one line, with the way out where one is known."""
     code = error.get_error_code()
@@ -103,7 +112,8 @@ def explain(error: libvirt.libvirtError, uri: str | None = None) -> KvmctlError:
         return KvmctlError(message, "is qemu-guest-agent installed and running in the guest?")
     if code == libvirt.VIR_ERR_NO_SUPPORT:
         return KvmctlError(f"{message}{at}", "this hypervisor cannot do that")
-    return KvmctlError(message, _firewall_hint(message) or _program_hint(message))
+    missing = next((hint for words, hint in _MISSING if words in message), None)
+    return KvmctlError(message, missing or _firewall_hint(message) or _program_hint(message))
 
 
 def _firewall_hint(message: str) -> str | None:

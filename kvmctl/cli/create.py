@@ -48,7 +48,7 @@ class WithMaximum(click.ParamType):
 @click.option("--import", "import_", metavar="DISK", help="Boot this disk, and write to it.")
 @click.option("--pxe", is_flag=True, help="Boot from the network.")
 @click.option("-f", "--file", "spec", metavar="SPEC", help="Read a YAML or TOML spec; options win over it.")
-@click.option("--vcpus", type=WithMaximum(click.IntRange(1, 4096), "vCPUs"), metavar="N[,max=M]", help="vCPUs (2).")
+@click.option("--vcpus", type=WithMaximum(click.IntRange(1, 16384), "vCPUs"), metavar="N[,max=M]", help="vCPUs (2).")
 @click.option("--memory", type=WithMaximum(MEMORY, "bytes"), metavar="SIZE[,max=SIZE]", help="Memory (2G).")
 @click.option("--cpu", metavar="MODE|MODEL", help="host-model, host-passthrough, maximum, or a model's name.")
 @click.option("--accel", type=click.Choice(("auto", "kvm", "tcg")), help="Hardware virtualization, or emulation.")

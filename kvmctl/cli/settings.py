@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command("set")
 @targets()
-@click.option("--vcpus", type=WithMaximum(click.IntRange(1, 4096), "vCPUs"), metavar="N[,max=M]", help="vCPUs.")
+@click.option("--vcpus", type=WithMaximum(click.IntRange(1, 16384), "vCPUs"), metavar="N[,max=M]", help="vCPUs.")
 @click.option("--memory", type=WithMaximum(MEMORY, "bytes"), metavar="SIZE[,max=SIZE]", help="Memory.")
 @click.option("--title", metavar="TEXT", help="A short title; empty takes it away.")
 @click.option("--description", metavar="TEXT", help="A description; empty takes it away.")

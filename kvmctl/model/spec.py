@@ -24,7 +24,8 @@ from kvmctl.model.units import GIB, KIB, MIB, parse_duration, parse_size
 # libvirt refuses control characters in XML one by one; a title is one line, a description is text.
 LONGEST_TITLE = 256
 LONGEST_DESCRIPTION = 64 * 1024
-MOST_VCPUS = 4096
+# VIR_DOMAIN_VCPUS_MAX in libvirt's src/conf/domain_conf.c; a machine type takes less.
+MOST_VCPUS = 16384
 KEY_TYPES = ("ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-")
 
 

@@ -76,7 +76,9 @@ def test_devices_are_plugged_into_a_running_guest_and_pulled_out(
         assert added == {"vm": "hot", "kind": device, "device": name, "live": True, "config": True}
     assert guest.run(sources) == "2"
     rows = {row["name"]: row for row in host_a.kvmctl("device", "list", "hot", "-o", "json").json()}
-    assert set(rows) == {"rng0", "rng1", "serial0", "serial1"}
+    # A q35 of QEMU 8.1 and later has a watchdog of its own, which libvirt then lists.
+    own = {name for name in rows if name.startswith("watchdog")}
+    assert set(rows) - own == {"rng0", "rng1", "serial0", "serial1"}
     assert all(row["live"] and row["saved"] for row in rows.values())
 
     before = host_a.definitions("hot")
@@ -105,7 +107,7 @@ def test_devices_are_plugged_into_a_running_guest_and_pulled_out(
     shown = {
         row["name"]: (row["live"], row["saved"]) for row in host_a.kvmctl("device", "list", "hot", "-o", "json").json()
     }
-    assert shown["watchdog0"] == shown["share=data"] == (False, True)
+    assert shown[f"watchdog{len(own)}"] == shown["share=data"] == (False, True)
     saved = host_a.virsh("dumpxml", "hot", "--inactive").stdout
     assert "<access mode='shared'/>" in saved
     host_a.kvmctl("delete", "hot", "-y")
