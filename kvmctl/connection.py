@@ -81,6 +81,10 @@ _MISSING = (
     # Debian has it apart from 13 on.
     ("satisfying virtiofsd", "virtiofsd may be a package of its own there: apt-get install virtiofsd"),
     ("vhost-vsock", "'modprobe vhost_vsock' there"),
+    (
+        "hugetlbfs filesystem is not mounted",
+        "'mount -t hugetlbfs hugetlbfs /dev/hugepages' there, vm.nr_hugepages sets pages aside; then restart libvirtd",
+    ),
     ("unable to map backing store", "see HugePages_Free in /proc/meminfo there; vm.nr_hugepages sets aside more"),
 )
 
@@ -92,6 +96,9 @@ def explain(error: libvirt.libvirtError, uri: str | None = None) -> KvmctlError:
     at = f" ({uri})" if uri else ""
     if code in _CONNECTION_CODES or re.search(_GONE, message, re.IGNORECASE):
         return ConnectionFailed(f"{message}{at}", _connection_hint(message, uri))
+    missing = next((hint for words, hint in _MISSING if words in message), None)
+    if missing is not None:
+        return Refused(message, missing)
     if code in _NOT_FOUND_CODES:
         return NotFound(message)
     if code == libvirt.VIR_ERR_OPERATION_FAILED and "already exists" in message:
@@ -112,8 +119,7 @@ def explain(error: libvirt.libvirtError, uri: str | None = None) -> KvmctlError:
         return KvmctlError(message, "is qemu-guest-agent installed and running in the guest?")
     if code == libvirt.VIR_ERR_NO_SUPPORT:
         return KvmctlError(f"{message}{at}", "this hypervisor cannot do that")
-    missing = next((hint for words, hint in _MISSING if words in message), None)
-    return KvmctlError(message, missing or _firewall_hint(message) or _program_hint(message))
+    return KvmctlError(message, _firewall_hint(message) or _program_hint(message))
 
 
 def _firewall_hint(message: str) -> str | None:

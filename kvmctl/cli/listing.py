@@ -102,7 +102,7 @@ def _autostart(row: dict[str, Any]) -> str:
         return "yes" if row["autostart"] else "no"
     delay = row["autostart_delay_seconds"]
     order = f"start order {row['autostart_order']}" + (f", {human_duration(delay)} before the next" if delay else "")
-    return f"yes, {order}" if row["autostart"] else f"no: it has {order}, which 'kvmctl host setup' puts in force"
+    return f"yes, {order}" if row["autostart"] else f"no ({order}: only once 'kvmctl host setup' was run)"
 
 
 def _disk(disk: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from kvmctl.errors import KvmctlError
 from kvmctl.model import tuned, tuning, xml
-from kvmctl.model.spec import Spec
+from kvmctl.model.spec import Spec, size_text
 from kvmctl.model.start_order import StartOrder
 from kvmctl.model.tuned import Tuning
 from kvmctl.model.tuning import MemoryLimit, Pin
@@ -62,13 +62,19 @@ def told(domain: xml.Element, order: StartOrder | None) -> dict[str, Any]:
         "pins": tuned.pins_of(domain) or None,
         "cpu_shares": tuned.shares_of(domain),
         "cpu_limit": tuned.percent_of(domain),
-        "memory_limit": tuned.limit_text(tuning.memory_limit_of(domain)),
+        "memory_limit": _limit_text(tuning.memory_limit_of(domain)),
         "hugepages": True if domain.find("memoryBacking/hugepages") is not None else None,
         "numa": tuned.numa_text(tuning.numa_of(domain)),
         "boot": tuned.boot_words(domain) or None,
         "autostart_order": order.order if order is not None else None,
         "autostart_delay": (order.delay or None) if order is not None else None,
     }
+
+
+def _limit_text(limit: MemoryLimit) -> str | None:
+    """``limit`` as ``--memory-limit`` has it; None where there is none."""
+    parts = [f"{key}={size_text(size)}" for key, size in (("soft", limit.soft), ("hard", limit.hard)) if size]
+    return ",".join(parts) or None
 
 
 def _pins(domain: xml.Element) -> list[Pin]:

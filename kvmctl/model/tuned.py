@@ -130,12 +130,6 @@ def percent_of(domain: xml.Element) -> int | None:
     return quota * 100 // period or None if quota > 0 else None
 
 
-def limit_text(limit: MemoryLimit) -> str | None:
-    """``limit`` as ``--memory-limit`` has it; None where there is none."""
-    parts = [f"{key}={size // 1024}K" for key, size in (("soft", limit.soft), ("hard", limit.hard)) if size]
-    return ",".join(parts) or None
-
-
 def numa_text(numa: Numa) -> str | None:
     """``numa`` as ``--numa`` has it; None where there is none."""
     if not numa.cells and numa.host_nodes is None:

@@ -11,7 +11,7 @@ from kvmctl.model import start_order, tuned, tuning, xml
 from kvmctl.model.start_order import StartOrder
 from kvmctl.model.tuned import PERIOD, Tuning, check_memory_limit
 from kvmctl.model.tuning import MemoryLimit, Numa
-from kvmctl.model.units import KIB, human_size
+from kvmctl.model.units import KIB, human_duration, human_size
 from kvmctl.operations import metadata
 from kvmctl.operations import start_order as start_orders
 from kvmctl.operations.disks import disks_of
@@ -71,7 +71,8 @@ def _start_order(domain: libvirt.virDomain, name: str, wanted: Tuning) -> list[S
     if (asked is None) != (before is None) or (
         asked is not None and before is not None and (asked.order, asked.delay) != (before.order, before.delay)
     ):
-        what = f"start order {number}, {delay} s before the next" if number else "no start order"
+        wait = f", {human_duration(delay)} before the next" if delay else ""
+        what = f"start order {number}{wait}" if number else "no start order"
         found.append((what, lambda: start_orders.note(hypervisor, domain, asked), lambda: _note_again(domain, before)))
     if asked is not None and domain.autostart():
         # libvirt starts its own all at once, before anybody else can.

@@ -196,3 +196,27 @@ def test_thirty_two_devices_are_seen_in_the_guest(outer: PassthroughHost, inner:
     assert outer.drivers(have) == {"vfio-pci"}
     outer.kvmctl("destroy", inner)
     assert outer.drivers(have) == {"e1000", "e1000e", "nvme"}
+
+
+@pytest.mark.full
+def test_huge_pages_a_host_node_and_pinning_hold(outer: PassthroughHost) -> None:
+    outer.shell("echo 80 >/proc/sys/vm/nr_hugepages")
+    outer.kvmctl(
+        *("create", "huge", "--kernel", str(outer.images.kernel), "--initrd", str(outer.images.guest)),
+        *("--cmdline", "console=ttyS0 quiet no_timer_check", "--memory", "128M", "--vcpus", "1", "--graphics", "none"),
+        *("--net", "none", "--hugepages", "--numa", "1,host=0", "--pin", "0:1", "--memory-limit", "hard=1G", "-q"),
+        timeout=600,
+    )
+    outer.wait_inside("huge", r"pci=0 ")
+    free = outer.shell("grep HugePages_Free /proc/meminfo").split()
+    assert free == ["HugePages_Free:", str(80 - 128 // 2)]
+    group = "/sys/fs/cgroup/machine/qemu-*-huge.libvirt-qemu"
+    assert outer.shell(f"cat {group}/memory.max {group}/vcpu0/cpuset.cpus").split() == [str(1 << 30), "1"]
+    # QEMU's memory comes from the host's node alone.
+    assert "bind:0" in outer.shell("grep -h hugepages /proc/$(cat /run/libvirt/qemu/huge.pid)/numa_maps")
+    before = outer.shell("virsh dumpxml huge")
+    refused = outer.kvmctl("create", "more", "--pxe", "--net", "user", "--memory", "64M", "--hugepages", check=False)
+    assert (refused.returncode, "HugePages_Free" in refused.stderr) == (7, True), refused.stderr
+    assert outer.shell("virsh dumpxml huge") == before and "more" not in outer.shell("virsh list --all")
+    outer.kvmctl("delete", "huge", "-y")
+    outer.shell("echo 0 >/proc/sys/vm/nr_hugepages")

@@ -139,6 +139,30 @@ def test_spice_may_be_a_package_of_its_own() -> None:
     assert found.exit_code == 2 and "qemu-system-modules-spice" in (found.hint or "")
 
 
+@pytest.mark.parametrize(
+    ("code", "message", "help"),
+    [
+        # As libvirt 9.0 says them when a guest starts.
+        (libvirt.VIR_ERR_OPERATION_FAILED, "Unable to find a satisfying virtiofsd", "apt-get install virtiofsd"),
+        (libvirt.VIR_ERR_CONFIG_UNSUPPORTED, "unable to open vhost-vsock device", "modprobe vhost_vsock"),
+        (
+            libvirt.VIR_ERR_INTERNAL_ERROR,
+            "hugetlbfs filesystem is not mounted or disabled by administrator config",
+            "mount -t hugetlbfs",
+        ),
+        (
+            libvirt.VIR_ERR_INTERNAL_ERROR,
+            "qemu-system-x86_64: unable to map backing store for guest RAM: Cannot allocate memory",
+            "HugePages_Free",
+        ),
+    ],
+)
+def test_what_the_host_lacks_for_a_device(code: int, message: str, help: str) -> None:
+    found = connection.explain(Reported(code, message))
+    assert isinstance(found, errors.Refused)
+    assert help in (found.hint or "")
+
+
 def test_translated_turns_libvirts_errors_and_only_those() -> None:
     with pytest.raises(errors.NotFound), connection.translated():
         raise Reported(libvirt.VIR_ERR_NO_DOMAIN, "no")

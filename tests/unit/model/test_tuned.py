@@ -34,7 +34,7 @@ def test_what_is_applied_is_told_again() -> None:
         "cpu_shares": 512,
         "cpu_limit": 50,
         "hugepages": True,
-        "memory_limit": "soft=4194304K,hard=8388608K",
+        "memory_limit": "soft=4G,hard=8G",
         "numa": "2,host=0",
         "boot": ("network", "disk"),
         "autostart_order": 2,
