@@ -111,20 +111,21 @@ def tiny_full() -> Tiny:
     return _initramfs("tiny-full", "linux-image-amd64", FULL_MODULES)
 
 
-def debian(suite: str = "debian-12") -> Path:
+def debian(suite: str = "debian-12", kernel: str = "cloud") -> Path:
     """A whole Debian as a qcow2, built by kvmctl itself; a minute or two the first time. Do not write to it."""
     from kvmctl.operations import image_build
 
     sources = [Path(image_build.__file__), Path(image_build.__file__).with_name("disk_layout.py")]
     recipe = [path.read_bytes() for path in [*sources, *sorted(image_build.DATA.glob("image-*"))]]
-    made = kept(suite, recipe, lambda folder: _build_debian(suite, folder / f"{suite}.qcow2"))
+    kind = suite if kernel == "cloud" else f"{suite}-{kernel}"
+    made = kept(kind, recipe, lambda folder: _build_debian(suite, kernel, folder / f"{suite}.qcow2"))
     return made / f"{suite}.qcow2"
 
 
-def _build_debian(suite: str, target: Path) -> None:
+def _build_debian(suite: str, kernel: str, target: Path) -> None:
     from kvmctl.operations import image_build
 
-    image_build.build(suite, target)
+    image_build.build(suite, target, kernel=kernel)
     target.chmod(0o444)
 
 

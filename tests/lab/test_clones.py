@@ -319,6 +319,8 @@ def test_a_base_that_vanished_is_said_before_anything_is_made(
 @pytest.fixture
 def xfs_pool(host_a: Host) -> Iterator[str]:
     """A storage pool on XFS, which shares blocks between files."""
+    if host_a.run(["losetup", "--find"], check=False).returncode != 0:
+        pytest.skip("this machine has no loop device (a container?), and XFS needs one to be mounted from a file")
     place, disk = "/var/lib/libvirt/xfs", "/var/lib/libvirt/xfs.img"
     host_a.run(["truncate", "-s", "1G", disk])
     host_a.run(["mkfs.xfs", "-q", disk])

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.lab import images
 from tests.lab.hosts import Host
 
 MIB = 1024 * 1024
@@ -358,3 +359,41 @@ def test_a_built_image_boots_with_secure_boot_and_finishes_cloud_init(
     assert "TPM 2" in booted.stdout
     assert "Secure boot enabled" in booted.stdout
     assert "/dev/vda1" in booted.stdout
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("suite", "kernel", "release"),
+    [
+        ("debian-11", "cloud", "bullseye"),
+        ("debian-13", "cloud", "trixie"),
+        ("debian-sid", "cloud", ""),
+        ("debian-12", "generic", "bookworm"),
+    ],
+)
+def test_other_suites_and_kernels_boot_and_finish_cloud_init(
+    host_a: Host, suite: str, kernel: str, release: str, vm_name: Callable[[str], str]
+) -> None:
+    image = images.debian(suite, kernel)
+    host_a.kvmctl("image", "import", str(image), "--name", suite)
+    name = vm_name("suite")
+    host_a.kvmctl(
+        "create", name, "--image", suite, "--memory", "1G", "--disk", "5G", "--net", "user", "--user", "demo",
+        "--hostname", "inside", "--wait", "cloud-init", "--timeout", "900s", timeout=960,
+    )  # fmt: skip
+    told = host_a.kvmctl(
+        *("exec", name, "--", "sh", "-c"),
+        "hostname; sed -n s/^VERSION_CODENAME=//p /etc/os-release; uname -r; systemctl is-active ssh; "
+        "df --output=size -BG / | tail -n 1; id -un demo; cloud-init status",
+    )
+    seen = told.stdout.splitlines()
+    assert seen[0] == "inside"
+    assert release in seen[1]
+    assert ("cloud" in seen[2]) == (kernel == "cloud")
+    assert seen[3] == "active"
+    assert int(seen[4].strip().rstrip("G")) >= 4
+    assert seen[5] == "demo"
+    # A warning ("degraded done") is no failure; what has failed says so.
+    assert "status: done" in seen[6]
+    host_a.kvmctl("wait", name, "--for", "ssh", "--timeout", "300s", timeout=360)
+    host_a.kvmctl("stop", name, timeout=200)

@@ -141,8 +141,10 @@ def test_files_are_shared_with_a_guest(
         shutil.rmtree(folder)
 
 
+# Strictly verified, as by Python 3.13: a certificate authority says in its keyUsage that it signs certificates.
 _CERTIFICATES = """
-openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=ca -keyout ca-key.pem -out ca-cert.pem
+openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=ca -keyout ca-key.pem -out ca-cert.pem \
+    -addext keyUsage=critical,keyCertSign,cRLSign
 openssl req -newkey rsa:2048 -nodes -subj /CN=127.0.0.1 -keyout server-key.pem -out request.pem
 openssl x509 -req -in request.pem -CA ca-cert.pem -CAkey ca-key.pem -CAcreateserial -days 2 -out server-cert.pem
 """
@@ -151,6 +153,7 @@ _HANDSHAKE = """
 import socket, ssl, sys
 context = ssl.create_default_context(cafile=sys.argv[1])
 context.check_hostname = False
+context.verify_flags |= ssl.VERIFY_X509_STRICT
 with context.wrap_socket(socket.create_connection(("127.0.0.1", int(sys.argv[2])), 60)) as connection:
     print(connection.getpeercert()["subject"])
 """
