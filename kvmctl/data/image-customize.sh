@@ -101,8 +101,8 @@ cp "$root/usr/lib/shim/shimx64.efi.signed" "$out/BOOTX64.EFI"
 cp "$root/usr/lib/shim/mmx64.efi.signed" "$out/mmx64.efi"
 cp "$root/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed" "$out/grubx64.efi"
 
-# --- what the build itself left; the first two are mmdebstrap's, which takes them away only after this
-rm -f "$root/usr/sbin/policy-rc.d"
+# --- what the build itself left; the first three are mmdebstrap's, which takes them away only after this
+rm -f "$root/usr/sbin/policy-rc.d" "$root/etc/apt/apt.conf.d/99mmdebstrap"
 if [ -e "$root/sbin/start-stop-daemon.REAL" ]; then
     mv "$root/sbin/start-stop-daemon.REAL" "$root/sbin/start-stop-daemon"
 fi

@@ -257,20 +257,25 @@ def _environment(planned: Plan, work: Path) -> dict[str, str]:
         # loglevel: a screen full of kernel messages takes an emulated CPU seconds to draw.
         "KVMCTL_CMDLINE": "console=tty0 console=ttyS0,115200 loglevel=4",
     }
-    if proxy := _apt_proxy():
+    if (proxy := _apt_setting("Acquire::http::Proxy")) and re.match("https?://", proxy):
         environment.setdefault("http_proxy", proxy)
     return environment
 
 
-def _apt_proxy() -> str | None:
-    """The proxy that this machine's apt is set to use: mmdebstrap does not read apt's configuration."""
+def _apt_setting(name: str) -> str | None:
+    """What this machine's apt is set to use: mmdebstrap does not read apt's configuration."""
     if shutil.which("apt-config") is None:
         return None
-    found = subprocess.run(
-        ["apt-config", "shell", "PROXY", "Acquire::http::Proxy"], capture_output=True, text=True, check=False
-    )
-    match = re.search(r"PROXY='(https?://[^']+)'", found.stdout)
+    found = subprocess.run(["apt-config", "shell", "FOUND", name], capture_output=True, text=True, check=False)
+    match = re.search(r"FOUND='([^']+)'", found.stdout)
     return match[1] if match else None
+
+
+def _apt_options() -> list[str]:
+    """What a mirror needs that keeps a moment of the past, if this machine's apt is set for one (apt.conf(5))."""
+    names = ("Acquire::Check-Valid-Until", "Acquire::Check-Date")
+    off = [name for name in names if (_apt_setting(name) or "").lower() in ("false", "no", "0", "off", "without")]
+    return [f'--aptopt={name} "false"' for name in off]
 
 
 def _bootstrap(planned: Plan, environment: dict[str, str], work: Path, progress: Progress) -> None:
@@ -288,6 +293,7 @@ def _bootstrap(planned: Plan, environment: dict[str, str], work: Path, progress:
         '--essential-hook=sh "$KVMCTL_BUILD/image-early.sh" "$1"',
         '--customize-hook=sh "$KVMCTL_BUILD/image-customize.sh" "$1"',
     ]
+    command += _apt_options()
     if planned.mirrors.keyring:
         command.append(f"--keyring={planned.mirrors.keyring}")
     command += [planned.suite.codename, "/dev/null", *planned.mirrors.lines]
@@ -351,6 +357,8 @@ def _reason(said: Sequence[str]) -> str:
 
 def _hint(said: Sequence[str]) -> str | None:
     text = "\n".join(said)
+    if "NO_PUBKEY" in text:
+        return "install the keys of that archive; the package debian-archive-keyring has Debian's"
     if "Unable to locate package" in text or "has no installation candidate" in text:
         return "is the package's name right, and is it in this suite?"
     if "Temporary failure resolving" in text or "Could not connect" in text or "Failed to fetch" in text:
@@ -358,6 +366,12 @@ def _hint(said: Sequence[str]) -> str | None:
     if "subuid" in text or "newuidmap" in text or "unshare" in text:
         ids = "--add-subuids 100000-165535 --add-subgids 100000-165535"
         return f"does this user have subordinate ids? 'sudo usermod {ids} USER' gives some"
+    if "404  Not Found" in text:
+        return "the mirror lists what it does not have: is it being updated just now, or has the suite left it?"
+    if "is expired" in text or "is not valid yet" in text:
+        return (
+            'is the clock right? For a mirror of the past set Acquire::Check-Valid-Until "false" in /etc/apt/apt.conf.d'
+        )
     if "No space left" in text:
         return "make room, or name another folder with TMPDIR; or give the image a larger --size"
     return None

@@ -1,6 +1,7 @@
 """What can be refused before anything is built."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,18 @@ def test_debians_keys_where_they_are_missing_as_on_ubuntu(monkeypatch: pytest.Mo
     keyring.touch()
     image_build.check_keyring(mirrors)
     image_build.check_keyring(apt_sources.Mirrors((), None, "this machine's apt"))
+
+
+def test_a_mirror_of_the_past_is_trusted_where_this_machines_apt_trusts_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "apt.conf").write_text('Acquire::Check-Valid-Until "false";\nDir::Etc::parts "/nonexistent";\n')
+    monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
+    if shutil.which("apt-config") is None:
+        pytest.skip("there is no apt here")
+    assert image_build._apt_setting("Acquire::Check-Valid-Until") == "false"
+    assert '--aptopt=Acquire::Check-Valid-Until "false"' in image_build._apt_options()
+    assert image_build._apt_setting("Acquire::Not-Set") is None
 
 
 class Impatient(Progress):
