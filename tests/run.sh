@@ -63,7 +63,7 @@ install_packages() {
 # apt's lists tell which kernel the guests get; a fresh machine has none of them.
 know_packages() {
     [ $may_be_root = yes ] && command -v apt-cache >/dev/null || return 0
-    [ -n "$(apt-cache policy linux-image-cloud-amd64 2>/dev/null)" ] ||
+    [ -n "$(apt-cache policy linux-image-cloud-amd64 linux-image-virtual 2>/dev/null)" ] ||
         "${privileged[@]}" apt-get -qq -o DPkg::Lock::Timeout=600 update
 }
 

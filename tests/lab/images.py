@@ -80,6 +80,9 @@ FULL_MODULES = [
 CMDLINE = "console=ttyS0 loglevel=3 panic=-1 net.ifnames=0 memhp_default_state=online no_timer_check"
 
 
+# Debian's kernels, and what Ubuntu has in their place.
+_UBUNTUS = {"linux-image-cloud-amd64": "linux-image-virtual", "linux-image-amd64": "linux-image-generic"}
+
 # Not at once: another checkout, at another recipe, may be using them.
 _KEPT = 14 * 86400
 
@@ -188,30 +191,40 @@ def _initramfs(kind: str, kernel_package: str, modules: list[str]) -> Tiny:
             _fill_root(root, kernel, modules, Path(work))
             pack(root, folder / "initrd")
 
-    made = kept(kind, [real, *modules, *recipe], build)
+    made = kept(kind, [*real, *modules, *recipe], build)
     return Tiny(made / "vmlinuz", made / "initrd")
 
 
-def kernel_of(package: str) -> str:
-    """``NAME=VERSION`` of the kernel package that the metapackage ``package`` stands for."""
-    depends = run(["apt-cache", "depends", "--important", package]).stdout
-    match = re.search(r"Depends: (linux-image-[0-9]\S*)", depends)
-    if match is None:
-        raise LookupError(f"apt knows no kernel behind {package}: run 'apt-get update'")
-    policy = run(["apt-cache", "policy", match[1]]).stdout
-    version = re.search(r"Candidate: (\S+)", policy)
+def kernel_of(package: str) -> tuple[str, ...]:
+    """``NAME=VERSION`` of what Debian's kernel metapackage ``package`` (or Ubuntu's) stands for: the image first."""
+    depends = run(["apt-cache", "depends", "--important", package], check=False).stdout
+    if "Depends: linux-image-" not in depends:
+        depends = run(["apt-cache", "depends", "--important", _UBUNTUS[package]], check=False).stdout
+    found = re.findall(r"Depends: (linux-(?:image|modules-extra)-[0-9]\S*)", depends)
+    if not found:
+        raise LookupError(f"apt knows no kernel behind {package} or {_UBUNTUS[package]}: run 'apt-get update'")
+    # On Ubuntu the modules are in packages of their own.
+    found += re.findall(
+        r"Depends: (linux-modules-[0-9]\S*)", run(["apt-cache", "depends", "--important", found[0]]).stdout
+    )
+    return tuple(f"{name}={_candidate(name)}" for name in found)
+
+
+def _candidate(package: str) -> str:
+    version = re.search(r"Candidate: (\S+)", run(["apt-cache", "policy", package]).stdout)
     assert version is not None
-    return f"{match[1]}={version[1]}"
+    return version[1]
 
 
-def unpack(package: str, into: Path) -> Path:
-    """Download a Debian package and unpack its files, installing nothing."""
+def unpack(packages: str | tuple[str, ...], into: Path) -> Path:
+    """Download packages and unpack their files, installing nothing."""
     into.mkdir()
+    names = [packages] if isinstance(packages, str) else packages
     # As the user apt drops to may not write there, it would warn; this says at once that root does it.
-    run(["apt-get", "-o", "APT::Sandbox::User=root", "download", package], cwd=str(into), timeout=600)
-    archive = next(into.glob("*.deb"))
-    run(["dpkg-deb", "-x", str(archive), str(into)])
-    archive.unlink()
+    run(["apt-get", "-o", "APT::Sandbox::User=root", "download", *names], cwd=str(into), timeout=600)
+    for archive in list(into.glob("*.deb")):
+        run(["dpkg-deb", "-x", str(archive), str(into)])
+        archive.unlink()
     return into
 
 
@@ -242,7 +255,7 @@ def _fill_root(root: Path, kernel: Path, modules: list[str], work: Path) -> None
 
 def add_modules(target: Path, kernel: Path, wanted: list[str]) -> None:
     """Copy the modules and what they need, and write the order in which they load."""
-    # Debian compresses them from 13 on; what a tiny guest loads is not.
+    # Debian compresses them from 13 on, and Ubuntu does; what a tiny guest loads is not.
     known = {path.name.partition(".")[0].replace("-", "_"): path for path in kernel.rglob("*.ko*")}
     order: dict[str, None] = {}
 
@@ -250,7 +263,7 @@ def add_modules(target: Path, kernel: Path, wanted: list[str]) -> None:
         path = known.get(name.replace("-", "_"))
         if path is None or (stem := path.name.partition(".")[0]) in order:
             return
-        data = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
+        data = _uncompressed(path)
         # The section .modinfo holds "key=value" strings, each ended by a zero byte.
         needs = re.search(rb"\0depends=([^\0]*)\0", data)
         for other in (needs[1].decode() if needs else "").split(","):
@@ -264,6 +277,15 @@ def add_modules(target: Path, kernel: Path, wanted: list[str]) -> None:
     for name in wanted:
         add(name)
     (target / "order").write_text("".join(f"{name}\n" for name in order))
+
+
+def _uncompressed(module: Path) -> bytes:
+    if module.suffix == ".xz":
+        return lzma.decompress(module.read_bytes())
+    if module.suffix == ".zst":
+        # Python has no Zstandard before 3.14.
+        return subprocess.run(["zstd", "-dcq", str(module)], stdout=subprocess.PIPE, check=True, timeout=60).stdout
+    return module.read_bytes()
 
 
 def add_program(root: Path, program: Path, place: str) -> None:

@@ -42,7 +42,7 @@ def passthrough() -> Images:
     kernel = images.kernel_of("linux-image-amd64")
     scripts = [images.HERE / f"passthrough_{name}.sh" for name in ("init", "host", "guest")]
     recipe = [Path(__file__), Path(images.__file__), *scripts]
-    sample = mtty.module(kernel)
+    sample = mtty.module(kernel[0])
 
     def build(folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder) as place:
@@ -58,7 +58,7 @@ def passthrough() -> Images:
             images.add_program(guest, agent, "/lab/qemu-ga")
             images.pack(guest, folder / "guest")
 
-    made = images.kept("passthrough", [kernel, sample.read_bytes(), *(path.read_bytes() for path in recipe)], build)
+    made = images.kept("passthrough", [*kernel, sample.read_bytes(), *(path.read_bytes() for path in recipe)], build)
     return Images(made / "vmlinux", made / "host", made / "guest")
 
 
