@@ -23,21 +23,6 @@ if hostname "$name" 2>/dev/null || echo "$name" >/proc/sys/kernel/hostname; then
     echo hostname
 fi
 
-if ls /etc/ssh/ssh_host_*_key >/dev/null 2>&1; then
-    # As many kinds as there were: an RSA key takes long where there is none to replace.
-    for key in /etc/ssh/ssh_host_*_key; do
-        kind=${key#/etc/ssh/ssh_host_}
-        kind=${kind%_key}
-        rm -f "$key" "$key.pub"
-        ssh-keygen -q -N '' -t "$kind" -f "$key" </dev/null
-    done
-    systemctl try-restart ssh.service sshd.service 2>/dev/null
-    echo host-keys
-elif ls /etc/dropbear/dropbear_*_host_key >/dev/null 2>&1; then
-    rm -f /etc/dropbear/dropbear_*_host_key
-    echo host-keys
-fi
-
 # Network configuration that names the old card now means the new one, wherever it is written down.
 while [ $# -ge 2 ]; do
     for file in /etc/netplan/*.yaml /etc/systemd/network/* /run/systemd/network/* /etc/network/interfaces \

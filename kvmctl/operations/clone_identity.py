@@ -25,16 +25,27 @@ UNPLUG_SECONDS = 30.0
 
 
 def give(hypervisor: Hypervisor, plan: Plan, copy: Copy) -> list[str]:
-    """Let the copy go on, cut off; give it its identity and its cards. Returns what did not go as it should."""
+    """Let the copy go on, cut off; give it its identity and its cards. Returns what did not go as it should.
+
+    New keys take seconds where the guest is emulated. Meanwhile its new card is in, the cable out: a bridge lets
+    nothing through a new port for some seconds (4 with libvirt's own spanning tree), and they are over by then.
+    """
     domain = hypervisor.find(copy.identity.uuid)
-    warnings: list[str] = []
     with translated(hypervisor.uri):
         if domain.state(0)[0] == libvirt.VIR_DOMAIN_PAUSED:
             domain.resume()
-    if not plan.keep_identity:
-        warnings += _inside(hypervisor, domain, plan, copy)
+    warnings = [] if plan.keep_identity else _inside(hypervisor, domain, plan, copy)
+    renew = not plan.keep_identity and not warnings
+    plugged: list[str] = []
     for card in _cards(domain):
-        warnings += _replace(hypervisor, domain, card)
+        wrong = _replace(hypervisor, domain, card, cable=not renew)
+        warnings += wrong
+        if not wrong:
+            plugged.append(_mac(card))
+    if renew:
+        told = f"the SSH host keys inside {copy.identity.name} are still those of {plan.source}"
+        warnings += _run(Agent(hypervisor, domain), "fork-keys.sh", [], told)
+        warnings += [problem for mac in plugged for problem in _connect(hypervisor, domain, mac)]
     return warnings
 
 
@@ -49,12 +60,16 @@ def _inside(hypervisor: Hypervisor, domain: libvirt.virDomain, plan: Plan, copy:
         if time.monotonic() > until:
             return [f"the guest agent does not answer in the copy: {told}"]
         time.sleep(0.1)
-    script = files("kvmctl").joinpath("data/fork-identity.sh").read_text(encoding="utf-8")
     macs = [part for pair in copy.identity.macs.items() for part in pair]
     uuid = copy.identity.uuid
-    command = ["/bin/sh", "-c", script, "kvmctl", hostname_for(name), uuid.replace("-", ""), uuid, *macs]
+    return _run(agent, "fork-identity.sh", [hostname_for(name), uuid.replace("-", ""), uuid, *macs], told)
+
+
+def _run(agent: Agent, script: str, arguments: list[str], told: str) -> list[str]:
+    """Run one of kvmctl's scripts in the guest; where that fails, ``told`` and why."""
+    text = files("kvmctl").joinpath(f"data/{script}").read_text(encoding="utf-8")
     try:
-        finished, out, err = output_of(agent, command, SCRIPT_SECONDS)
+        finished, out, err = output_of(agent, ["/bin/sh", "-c", text, "kvmctl", *arguments], SCRIPT_SECONDS)
     except KvmctlError as error:
         return [f"{told}: {error.message}"]
     if finished.status != 0 or not out.rstrip().endswith(b"done"):
@@ -68,8 +83,8 @@ def _cards(domain: libvirt.virDomain) -> list[xml.Element]:
         return xml.parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE), "domain").findall("devices/interface")
 
 
-def _replace(hypervisor: Hypervisor, domain: libvirt.virDomain, card: xml.Element) -> list[str]:
-    """Pull the card out and plug a new one into the same place, with the cable in."""
+def _replace(hypervisor: Hypervisor, domain: libvirt.virDomain, card: xml.Element, *, cable: bool) -> list[str]:
+    """Pull the card out and plug a new one into the same place, with the cable in or out."""
     mac = _mac(card)
     cut = f"the card {mac} of {domain.name()} stays without its cable"
     try:
@@ -79,9 +94,23 @@ def _replace(hypervisor: Hypervisor, domain: libvirt.virDomain, card: xml.Elemen
             if time.monotonic() > until:
                 return [f"the guest does not let go of its old card: {cut}, for that would be the source's MAC"]
             time.sleep(0.05)
-        domain.attachDeviceFlags(xml.raw(_connected(card)), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        domain.attachDeviceFlags(xml.raw(_anew(card, cable)), libvirt.VIR_DOMAIN_AFFECT_LIVE)
     except libvirt.libvirtError as error:
         return [f"{explain(error, hypervisor.uri).message}: {cut}"]
+    return []
+
+
+def _connect(hypervisor: Hypervisor, domain: libvirt.virDomain, mac: str) -> list[str]:
+    """Put the cable of the card ``mac`` in."""
+    try:
+        for card in _cards(domain):
+            if _mac(card) == mac:
+                for link in card.findall("link"):
+                    link.set("state", "up")
+                domain.updateDeviceFlags(xml.raw(card), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    except (libvirt.libvirtError, KvmctlError) as error:
+        found = explain(error, hypervisor.uri) if isinstance(error, libvirt.libvirtError) else error
+        return [f"{found.message}: the card {mac} of {domain.name()} stays without its cable"]
     return []
 
 
@@ -90,8 +119,10 @@ def _mac(card: xml.Element) -> str:
     return element.get("address", "").lower() if element is not None else ""
 
 
-def _connected(card: xml.Element) -> xml.Element:
-    """The card as it is to be plugged in: cable in, and nothing in it that libvirt gave to the old one."""
+def _anew(card: xml.Element, cable: bool) -> xml.Element:
+    """The card as it is to be plugged in, with nothing in it that libvirt gave to the old one."""
     for child in [child for child in card if child.tag in ("link", "alias", "target")]:
         card.remove(child)
+    if not cable:
+        xml.add(card, "link", state="down")
     return card

@@ -1,7 +1,9 @@
 """Copies of real guests: linked, full, and forked with their memory."""
 
+import contextlib
 import json
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,6 +29,21 @@ def ids(host: Host, *vms: str) -> list[tuple[str, str, str]]:
         info = host.kvmctl("info", vm, "-o", "json").json()
         found.append((info["uuid"], info["nics"][0]["mac"] if info["nics"] else "", info["disks"][0]["source"]))
     return found
+
+
+@contextlib.contextmanager
+def ports_of(host: Host) -> Iterator[dict[str, set[str]]]:
+    """By MAC: at which ports of its bridges ``host`` has seen it; filled when the ``with`` is over."""
+    found: dict[str, set[str]] = {}
+    command = host.outside(["bridge", "monitor", "fdb"])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as monitor:
+        try:
+            yield found
+        finally:
+            monitor.terminate()
+            told, _ = monitor.communicate()
+    for mac, port in re.findall(r"([0-9a-f:]{17}) dev (\S+) master", told):
+        found.setdefault(mac, set()).add(port)
 
 
 def backing(host: Host, path: str) -> str | None:
@@ -111,12 +128,31 @@ def test_clones_of_a_running_guest_hold_one_moment(
 def test_live_clones_go_on_from_the_same_instant_with_their_own_address(
     host_a: Host, tiny: images.Tiny, console: Open, vm_name: Callable[[str], str]
 ) -> None:
-    vm, fork = vm_name("live"), vm_name("fork")
+    vm = vm_name("live")
     host_a.start_default_network()
+    with ports_of(host_a) as ports:
+        copies = _live_clones(host_a, tiny, console, vm, vm_name("fork"))
+    # What sent all the time in the source did so in the copies, too: its MAC was never at another port of the wire.
+    macs = [mac for _, mac, _ in ids(host_a, vm, *copies)]
+    assert [len(ports[mac]) for mac in macs] == [1, 1, 1], ports
+    assert len(set.union(*(ports[mac] for mac in macs))) == 3
+
+    # In any order: first one copy, then the source, then the other, which runs on meanwhile.
+    other = console(host_a, copies[1]).ready()
+    host_a.kvmctl("delete", copies[0], "-y")
+    host_a.kvmctl("delete", vm, "-y")
+    assert read(other) == copies[1][:14]
+    host_a.kvmctl("delete", copies[1], "-y")
+
+
+def _live_clones(host_a: Host, tiny: images.Tiny, console: Open, vm: str, fork: str) -> list[str]:
+    """Fork ``vm`` twice, look whether the copies are what they should be, and return their names."""
     source(host_a, tiny, vm, net="nat")
     guest = console(host_a, vm).ready()
     host_a.kvmctl("wait", vm, "--for", "agent", "--timeout", "2m", timeout=150)
     address = guest.address()
+    ping = f"ping -c 1 -W 1 {host_a.subnet}.1"
+    guest.run(f"(while :; do {ping}; sleep 0.2; done) </dev/null >/dev/null 2>&1 &")
     guest.run(COUNTER)
     for _ in range(3):
         guest.run(BUMP)
@@ -149,11 +185,10 @@ def test_live_clones_go_on_from_the_same_instant_with_their_own_address(
     assert (guest.run("cat /tmp/count"), read(guest)) == ("4", "before")
     assert not [path for path in host_a.files() if path.endswith(".memory")]
 
-    # In any order: first one copy, then the source, then the other, which runs on meanwhile.
-    host_a.kvmctl("delete", copies[0], "-y")
-    host_a.kvmctl("delete", vm, "-y")
-    assert read(guests[1]) == copies[1][:14]
-    host_a.kvmctl("delete", copies[1], "-y")
+    for other in guests:
+        other.close()
+    guest.close()
+    return copies
 
 
 @pytest.mark.usefixtures("leaves_nothing")

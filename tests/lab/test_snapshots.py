@@ -244,12 +244,16 @@ def test_a_chain_edited_by_hand_is_seen_before_anything_is_touched(
     for name in ("one", "two", "three"):
         host_a.kvmctl("snapshot", "create", vm, name, "--external")
     folder = "/var/lib/libvirt/images"
+    domain = host_a.conn.lookupByName(vm)
+
+    def seen() -> tuple[set[str], str, list[str]]:
+        return host_a.files(), domain.XMLDesc(0), domain.snapshotListNames(0)
 
     def refused(code: int, word: str, *args: str) -> None:
-        before = (host_a.files(), host_a.kvmctl("dumpxml", vm).stdout, names(host_a, vm))
+        before = seen()
         told = host_a.kvmctl(*args, "-o", "json", check=False)
         assert (told.returncode, word in told.error()["message"]) == (code, True), told.stderr
-        assert (host_a.files(), host_a.kvmctl("dumpxml", vm).stdout, names(host_a, vm)) == before
+        assert seen() == before
 
     # A file that is away: what it stands on must not be taken for something that nothing needs.
     for number in (3, 1):

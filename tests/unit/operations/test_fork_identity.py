@@ -7,7 +7,7 @@ from importlib.resources import files
 import pytest
 
 
-@pytest.mark.parametrize("name", ["fork-identity.sh", "clone-identity.sh"])
+@pytest.mark.parametrize("name", ["fork-identity.sh", "fork-keys.sh", "clone-identity.sh"])
 @pytest.mark.parametrize("shell", ["dash", "bash", "busybox"])
 def test_every_shell_takes_it(name: str, shell: str) -> None:
     if shutil.which(shell) is None:
