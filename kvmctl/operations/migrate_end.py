@@ -57,15 +57,23 @@ class End:
         """Nothing left over: no volume on the destination; no note in the guest's metadata that --recover may need."""
         left = []
         if self.made:
-            from kvmctl.operations import migrate_storage
-
-            try:
-                left = migrate_storage.delete(self.hosts.hypervisor("destination"), self.made)
-            except (KvmctlError, libvirt.libvirtError) as error:
-                left = [f"volume {name} of pool {pool} ({error})" for pool, name in self.made]
+            left = self._tidy_copies(settled)
         if settled and not left:
             with contextlib.suppress(KvmctlError, libvirt.libvirtError):
                 remove_note(self.hosts.domain("source"))
+        return left
+
+    def _tidy_copies(self, settled: bool) -> list[str]:
+        from kvmctl.operations import migrate_reclaim, migrate_storage
+
+        left: list[str] = []
+        try:
+            if settled:
+                problem = migrate_reclaim.reclaim(self.hosts.domain("source"), self.sides.state)
+                left += [problem] if problem else []
+            left += migrate_storage.delete(self.hosts.hypervisor("destination"), self.made)
+        except (KvmctlError, libvirt.libvirtError) as error:
+            left += [f"volume {name} of pool {pool} ({error})" for pool, name in self.made]
         return left
 
     def _told(self, error: BaseException, truth: Truth, left: list[str]) -> KvmctlError:

@@ -9,7 +9,7 @@ import libvirt
 from kvmctl.connection import Hypervisor, is_missing, translated
 from kvmctl.errors import Conflict, KvmctlError, NotFound, UsageProblem
 from kvmctl.model.migration import Note
-from kvmctl.operations import migrate_after, migrate_storage
+from kvmctl.operations import migrate_after, migrate_reclaim, migrate_storage
 from kvmctl.operations.lifecycle import state_of
 from kvmctl.operations.migrate_note import read_note, remove_note
 from kvmctl.operations.migrate_truth import Hosts, Truth, forget_source, settle
@@ -70,7 +70,7 @@ def recover(hypervisor: Hypervisor, name: str, destination: str | None) -> dict[
         twice = truth.source.runs and truth.destination.runs
         hint = f"power one of them off: 'kvmctl -c URI destroy {name}'" if twice else "try again when both hosts answer"
         raise KvmctlError(f"{name}: {truth.sentence}", hint)
-    return _put_in_order(hosts, name, uuid, note, truth)
+    return _put_in_order(hosts, name, uuid, note, truth, before)
 
 
 def _what_is_known(hypervisor: Hypervisor, name: str, destination: str | None) -> tuple[str, Note | None, str]:
@@ -145,7 +145,7 @@ def _resume_post_copy(hosts: Hosts, truth: Truth) -> Truth:
     return settle(hosts, "running")
 
 
-def _put_in_order(hosts: Hosts, name: str, uuid: str, note: Note | None, truth: Truth) -> dict[str, Any]:
+def _put_in_order(hosts: Hosts, name: str, uuid: str, note: Note | None, truth: Truth, before: str) -> dict[str, Any]:
     sentence = truth.sentence
     if truth.place == "destination":
         forget_source(hosts)
@@ -153,6 +153,10 @@ def _put_in_order(hosts: Hosts, name: str, uuid: str, note: Note | None, truth: 
         sentence = "; ".join([sentence, *warnings])
     else:
         half = note.volumes if note is not None and truth.never_arrived else ()
+        if half and truth.place == "source":
+            problem = migrate_reclaim.reclaim(hosts.domain("source"), before)
+            if problem is not None:
+                raise Conflict(f"{name}: {sentence}; {problem}", "try again in a minute")
         left = migrate_storage.delete(hosts.hypervisor("destination"), half) if half else []
         if left:
             raise KvmctlError(f"{name}: {sentence}; could not remove {'; '.join(left)}")

@@ -1,0 +1,68 @@
+"""Giving a guest its disks back after a move with copied storage that failed.
+
+When QEMU has stopped a guest to hand it over, it also gives up its disks. Where one of them cannot be written out in
+that moment, because the connection of its copy is dead, QEMU before 8.1 ends the move with some disks given up and
+some not, lets the guest go on, and dies of it: in the guest's next write or in the next move (its commit 403d18ae38
+"migration: Handle block device inactivation failures better"). Every ``cont`` takes all disks back first, and libvirt
+sends one when a guest resumes.
+"""
+
+import time
+
+import libvirt
+
+from kvmctl.connection import explain
+from kvmctl.model import xml
+
+# A copy ends at once where its connection lives or is seen to be dead; else TCP decides.
+COPY_SECONDS = 40.0
+_LOOK_SECONDS = 0.2
+
+
+def reclaim(domain: libvirt.virDomain, before: str) -> str | None:
+    """End what still copies its disks, and have QEMU take them back. What could not be done, or None.
+
+    ``before`` is the guest's state before the move: one that its user had paused takes them back when it goes on.
+    """
+    try:
+        copied = _end_copies(domain)
+        if copied:
+            return f"the copying of {', '.join(copied)} has not ended yet: QEMU waits for its connection"
+        if before == "paused" or not domain.isActive():
+            return None
+        # The guest stands still for some milliseconds.
+        domain.suspend()
+        domain.resume()
+    except libvirt.libvirtError as error:
+        return f"its disks could not be taken back: {explain(error).message}"
+    return None
+
+
+def _end_copies(domain: libvirt.virDomain) -> list[str]:
+    """End the copying of each disk, which is the move's, and wait for it; the disks where that takes too long."""
+    end = time.monotonic() + COPY_SECONDS
+    told: set[str] = set()
+    while copied := _copied(domain):
+        if time.monotonic() > end:
+            return copied
+        for target in copied:
+            if target not in told:
+                told.add(target)
+                domain.blockJobAbort(target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_ASYNC)
+        time.sleep(_LOOK_SECONDS)
+    return []
+
+
+def _copied(domain: libvirt.virDomain) -> list[str]:
+    """The disks that are being copied. A copy that a user has begun shows as ``<mirror>`` and is left alone."""
+    if not domain.isActive():
+        return []
+    tree = xml.parse(domain.XMLDesc(0), "domain", "domain")
+    targets = [
+        target.get("dev", "")
+        for disk in tree.iterfind("devices/disk")
+        if disk.get("device", "disk") == "disk"
+        and disk.find("mirror") is None
+        and (target := disk.find("target")) is not None
+    ]
+    return [dev for dev in targets if domain.blockJobInfo(dev, 0).get("type") == libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_COPY]
