@@ -188,7 +188,8 @@ def _repair(app: App, vm: str, destination: str | None, options: dict[str, Any])
         said = "its migration is cancelled" if row["changed"] else "is not being migrated"
         output.show_one(app, row, lambda: f"{output.plain(row['name'])}: {said}, it is {row['state']}")
         return
-    row = migrate_recover.recover(hypervisor, vm, destination)
+    with output.progress(app) as progress:
+        row = migrate_recover.recover(hypervisor, vm, destination, progress)
     output.show_one(app, row, lambda: f"{output.plain(row['name'])}: {row['sentence']}")
 
 

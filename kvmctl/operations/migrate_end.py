@@ -17,6 +17,9 @@ from kvmctl.operations.migrate_truth import Hosts, Truth, forget_source, settle
 from kvmctl.operations.progress import Progress
 from kvmctl.preflight.migration_sides import Sides
 
+# A copy ends at once where its connection lives or is seen to be dead; else TCP decides, and --recover waits for it.
+COPY_SECONDS = 10.0
+
 
 class End:
     """Call succeeded() or failed() once. ``made``: the volumes made on the destination, as (pool, name)."""
@@ -69,7 +72,7 @@ class End:
         left: list[str] = []
         try:
             if settled:
-                problem = migrate_reclaim.reclaim(self.hosts.domain("source"), self.sides.state)
+                problem = migrate_reclaim.reclaim(self.hosts.domain("source"), self.sides.state, COPY_SECONDS)
                 left += [problem] if problem else []
             left += migrate_storage.delete(self.hosts.hypervisor("destination"), self.made)
         except (KvmctlError, libvirt.libvirtError) as error:

@@ -14,18 +14,17 @@ import libvirt
 from kvmctl.connection import explain
 from kvmctl.model import xml
 
-# A copy ends at once where its connection lives or is seen to be dead; else TCP decides.
-COPY_SECONDS = 40.0
 _LOOK_SECONDS = 0.2
 
 
-def reclaim(domain: libvirt.virDomain, before: str) -> str | None:
+def reclaim(domain: libvirt.virDomain, before: str, patience: float) -> str | None:
     """End what still copies its disks, and have QEMU take them back. What could not be done, or None.
 
     ``before`` is the guest's state before the move: one that its user had paused takes them back when it goes on.
+    ``patience``: how many seconds the copying may take to end.
     """
     try:
-        copied = _end_copies(domain)
+        copied = _end_copies(domain, patience)
         if copied:
             return f"the copying of {', '.join(copied)} has not ended yet: QEMU waits for its connection"
         if before == "paused" or not domain.isActive():
@@ -38,9 +37,9 @@ def reclaim(domain: libvirt.virDomain, before: str) -> str | None:
     return None
 
 
-def _end_copies(domain: libvirt.virDomain) -> list[str]:
+def _end_copies(domain: libvirt.virDomain, patience: float) -> list[str]:
     """End the copying of each disk, which is the move's, and wait for it; the disks where that takes too long."""
-    end = time.monotonic() + COPY_SECONDS
+    end = time.monotonic() + patience
     told: set[str] = set()
     while copied := _copied(domain):
         if time.monotonic() > end:

@@ -13,10 +13,14 @@ from kvmctl.operations import migrate_after, migrate_reclaim, migrate_storage
 from kvmctl.operations.lifecycle import state_of
 from kvmctl.operations.migrate_note import read_note, remove_note
 from kvmctl.operations.migrate_truth import Hosts, Truth, forget_source, settle
+from kvmctl.operations.progress import Progress
 from kvmctl.preflight.reachable import open_destination
 
 # libvirt's answer to a cancelled job comes at once; its end may wait for a host that does not answer.
 END_SECONDS = 40.0
+# A QEMU that had stopped its guest to switch when the link died waits for TCP, which looks again ever more seldom:
+# after an outage of a minute it may take another two until the guest can go on.
+PATIENCE_SECONDS = 180.0
 
 
 def abort(hypervisor: Hypervisor, name: str) -> dict[str, Any]:
@@ -51,7 +55,7 @@ def _until_over(domain: libvirt.virDomain) -> None:
         time.sleep(0.1)
 
 
-def recover(hypervisor: Hypervisor, name: str, destination: str | None) -> dict[str, Any]:
+def recover(hypervisor: Hypervisor, name: str, destination: str | None, progress: Progress) -> dict[str, Any]:
     """Find the guest on both hosts and leave one, in order.
 
     ``destination`` None: where the note in its metadata says it was going (or came from). Returns ``{"name",
@@ -63,13 +67,16 @@ def recover(hypervisor: Hypervisor, name: str, destination: str | None) -> dict[
     hosts = Hosts(hypervisor, other, other_uri, uuid)
     _wait_for_jobs(hosts)
     before = _before(hosts)
-    truth = settle(hosts, before, moved=note is not None and note.source == hosts.source_uri)
+    progress.step("asking both hosts what is true")
+    truth = settle(hosts, before, PATIENCE_SECONDS, moved=note is not None and note.source == hosts.source_uri)
     if _torn(truth):
         truth = _resume_post_copy(hosts, truth)
     if truth.place == "unclear":
         twice = truth.source.runs and truth.destination.runs
         hint = f"power one of them off: 'kvmctl -c URI destroy {name}'" if twice else "try again when both hosts answer"
         raise KvmctlError(f"{name}: {truth.sentence}", hint)
+    if truth.place == "source" and truth.source.waits and not truth.settled and truth.destination.word == "absent":
+        raise Conflict(f"{name}: {truth.sentence}; its QEMU does not let it go on yet", "try again in a minute")
     return _put_in_order(hosts, name, uuid, note, truth, before)
 
 
@@ -154,7 +161,7 @@ def _put_in_order(hosts: Hosts, name: str, uuid: str, note: Note | None, truth: 
     else:
         half = note.volumes if note is not None and truth.never_arrived else ()
         if half and truth.place == "source":
-            problem = migrate_reclaim.reclaim(hosts.domain("source"), before)
+            problem = migrate_reclaim.reclaim(hosts.domain("source"), before, PATIENCE_SECONDS)
             if problem is not None:
                 raise Conflict(f"{name}: {sentence}; {problem}", "try again in a minute")
         left = migrate_storage.delete(hosts.hypervisor("destination"), half) if half else []

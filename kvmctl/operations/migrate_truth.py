@@ -154,6 +154,9 @@ def judge(here: Seen, there: Seen, before: str, hosts: Hosts) -> Truth:
         if there.word == "unreachable":
             return truth("source", f"it is {here.word} on {source}; {destination} does not answer", False)
         return truth("source", f"it is {here.word} on {source}; {destination} still has a stopped copy", False)
+    if here.waits and there.word == "absent":
+        # QEMU lets it go on only when it has given the connection up ("Migration is not finalized yet").
+        return truth("source", f"it is paused on {source}, and not on {destination}", False)
     if here.word in ("shutoff", "crashed", "absent") and there.word in ("absent", "shutoff"):
         where = source if here.word != "absent" else destination if there.word == "shutoff" else "either host"
         return truth("off", f"it is off ({where}), and no QEMU of it runs on either host", True)

@@ -53,24 +53,23 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_copying_ends_before_the_guest_is_paused_and_resumed() -> None:
     domain: Any = Domain({"vda": 3, "vdb": 1})
-    assert migrate_reclaim.reclaim(domain, "running") is None
+    assert migrate_reclaim.reclaim(domain, "running", 60) is None
     assert domain.done == ["end vda", "end vdb", "suspend", "resume"]
 
 
 def test_a_guest_that_its_user_paused_stays_so() -> None:
     domain: Any = Domain({})
-    assert migrate_reclaim.reclaim(domain, "paused") is None and domain.done == []
+    assert migrate_reclaim.reclaim(domain, "paused", 60) is None and domain.done == []
 
 
 def test_a_copy_that_the_user_began_is_left_alone() -> None:
     domain: Any = Domain({"vdb": 99}, mirrored=("vdb",))
-    assert migrate_reclaim.reclaim(domain, "running") is None and domain.done == ["suspend", "resume"]
+    assert migrate_reclaim.reclaim(domain, "running", 60) is None and domain.done == ["suspend", "resume"]
 
 
-def test_what_does_not_end_or_cannot_go_on_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_end_or_cannot_go_on_is_said() -> None:
     refusing: Any = Domain({}, refuses=True)
-    assert "could not be taken back" in str(migrate_reclaim.reclaim(refusing, "running"))
-    monkeypatch.setattr(migrate_reclaim, "COPY_SECONDS", 0.0)
+    assert "could not be taken back" in str(migrate_reclaim.reclaim(refusing, "running", 60))
     endless: Any = Domain({"vdb": 10**9})
-    assert "copying of vdb has not ended" in str(migrate_reclaim.reclaim(endless, "running"))
+    assert "copying of vdb has not ended" in str(migrate_reclaim.reclaim(endless, "running", 0))
     assert "suspend" not in endless.done

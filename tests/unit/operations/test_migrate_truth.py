@@ -21,7 +21,7 @@ WORDS = ("running", "paused", "shutoff", "absent", "unreachable", "crashed")
         ("shutoff", "running", "running", "destination", True),
         ("running", "paused", "running", "source", False),
         ("paused", "running", "running", "destination", False),
-        ("paused", "absent", "running", "unclear", False),
+        ("paused", "absent", "running", "source", False),
         ("paused", "absent", "paused", "source", True),
         ("absent", "paused", "paused", "destination", True),
         ("absent", "paused", "running", "unclear", False),
