@@ -7,7 +7,7 @@ import libvirt
 
 from kvmctl.connection import Hypervisor, is_missing, translated
 from kvmctl.errors import KvmctlError, Refused
-from kvmctl.model import xml
+from kvmctl.model import foreign_disks, xml
 from kvmctl.model.metadata import Metadata, OwnedVolume
 from kvmctl.operations import disk_secret, metadata, pools, ports, removal
 from kvmctl.operations.progress import Progress
@@ -51,11 +51,14 @@ def plan(hypervisor: Hypervisor, name: str, storage: Storage = "own") -> Plan:
         tree = xml.parse(domain.XMLDesc(0), "domain", "domain")
         if persistent:
             remembered = _with_lost(domain, remembered)
-        own = {volume.path: volume for volume in remembered.volumes if volume.path}
         volumes = list(remembered.volumes) if storage != "none" else []
-        kept = []
-        for path, readonly in _disk_paths(tree):
-            if path in own and storage != "none":
+        users = _users_data(hypervisor, tree, remembered)
+        kept = users if storage == "own" else []
+        volumes = [volume for volume in volumes if volume.path not in kept]
+        own = {volume.path: volume for volume in volumes if volume.path}
+        below = [(path, False) for path in users if path in foreign_disks.read(remembered)]
+        for path, readonly in [*_disk_paths(tree), *below]:
+            if path in own or path in kept:
                 continue
             volume = _volume_at(hypervisor, path) if storage == "all" and not readonly else None
             if volume is not None and not _others_use(hypervisor, domain, path):
@@ -74,6 +77,17 @@ def plan(hypervisor: Hypervisor, name: str, storage: Storage = "own") -> Plan:
             count,
             len(remembered.forwards),
         )
+
+
+def _users_data(hypervisor: Hypervisor, tree: xml.Element, remembered: Metadata) -> list[str]:
+    """What holds the data of disks that are not kvmctl's: they, and the overlays that a snapshot or clone put above."""
+    foreign = set(foreign_disks.read(remembered))
+    found: list[str] = []
+    for path, readonly in _disk_paths(tree) if foreign else ():
+        chain = [] if readonly else dependents.chain(hypervisor, path)
+        if foreign.intersection(chain[1:]):
+            found += chain
+    return list(dict.fromkeys(found))
 
 
 def _with_lost(domain: libvirt.virDomain, remembered: Metadata) -> Metadata:

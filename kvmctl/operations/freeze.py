@@ -15,7 +15,7 @@ import libvirt
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import Conflict, KvmctlError, NotFound, Refused
 from kvmctl.model import clone as copies
-from kvmctl.model import qcow2, work_record, xml
+from kvmctl.model import foreign_disks, qcow2, work_record, xml
 from kvmctl.model import snapshot as snapshot_model
 from kvmctl.model.metadata import Metadata, OwnedVolume
 from kvmctl.operations import metadata, pools
@@ -160,8 +160,12 @@ def claim(
 
 
 def with_layers(remembered: Metadata, moved: Sequence[Layer]) -> Metadata:
-    """``remembered`` with the overlays as disks, and what they stand on as bases where it was the guest's own."""
+    """``remembered`` with the overlays as disks, and what they stand on as bases where it was the guest's own.
+
+    Where it was not, delete must not throw away what is in the overlays: see foreign_disks.
+    """
     bases = {layer.base for layer in moved}
+    remembered = foreign_disks.add(remembered, sorted(bases - {volume.path for volume in remembered.volumes}))
     volumes = tuple(
         replace(volume, role="base") if volume.path in bases and volume.role == "disk" else volume
         for volume in remembered.volumes

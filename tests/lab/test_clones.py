@@ -331,6 +331,34 @@ def test_a_tpm_is_named_and_never_copied(host_a: Host, tiny: images.Tiny, vm_nam
     host_a.kvmctl("delete", vm, copy, "-y")
 
 
+@pytest.mark.usefixtures("leaves_nothing")
+def test_what_has_state_outside_of_a_running_guest_is_named(
+    host_a: Host, tiny: images.Tiny, vm_name: Callable[[str], str]
+) -> None:
+    vm, copy = vm_name("outside"), vm_name("copy")
+    folder = "/var/lib/libvirt/images"
+    host_a.run(["qemu-img", "create", "-q", "-f", "raw", f"{folder}/{vm}-shared.img", "1M"])
+    create(host_a, tiny, vm, "--tpm", "--device", "share=/srv/shared:data,driver=9p")
+    before = host_a.files()
+
+    def refused(*args: str) -> str:
+        told = host_a.kvmctl(*args, "-o", "json", check=False)
+        assert (told.returncode, told.error()["code"], host_a.files()) == (7, "refused", before), told.stderr
+        return str(told.error()["message"])
+
+    for args in (("clone", vm, copy, "--live"), ("snapshot", "create", vm, "x")):
+        told = refused(*args)
+        assert "its TPM keeps its state outside" in told
+        assert "the shared folder data (path) is changed from outside" in told
+    host_a.kvmctl("delete", vm, "-y")
+    create(host_a, tiny, vm, "--disk", f"{folder}/{vm}-shared.img,shareable")
+    before = host_a.files()
+    assert "the disk vdb" in refused("clone", vm, copy, "--live")
+    assert "the disk vdb is shared with other guests" in refused("snapshot", "create", vm, "x")
+    host_a.kvmctl("delete", vm, "-y")
+    host_a.run(["rm", f"{folder}/{vm}-shared.img"])
+
+
 def test_a_base_that_vanished_is_said_before_anything_is_made(
     host_a: Host, tiny: images.Tiny, vm_name: Callable[[str], str]
 ) -> None:

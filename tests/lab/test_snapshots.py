@@ -236,6 +236,40 @@ def test_deleting_an_external_snapshot_leaves_its_children_their_own_data(
 
 
 @pytest.mark.usefixtures("leaves_nothing")
+def test_what_is_in_an_overlay_above_a_users_own_disk_outlives_the_vm(
+    host_a: Host, tiny: images.Tiny, vm_name: Callable[[str], str]
+) -> None:
+    vm, copy = vm_name("own"), vm_name("copy")
+    folder = "/var/lib/libvirt/images"
+    disk = f"{folder}/{vm}-mine.qcow2"
+    host_a.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "16M"])
+    create(host_a, tiny, vm, "--no-start", disk=disk)
+    host_a.kvmctl("snapshot", "create", vm, "inside")
+    # Nothing is left inside of it for anybody to stumble over.
+    assert host_a.kvmctl("delete", vm, "-y", "-o", "json").json()["kept"] == [disk]
+    assert host_a.run(["qemu-img", "snapshot", "-l", disk]).stdout == ""
+
+    create(host_a, tiny, vm, "--no-start", disk=disk)
+    host_a.kvmctl("snapshot", "create", vm, "outside", "--external")
+    host_a.kvmctl("clone", vm, copy)
+    overlay = host_a.kvmctl("info", vm, "-o", "json").json()["disks"][0]["source"]
+    host_a.run(["qemu-io", "-c", "write -P 7 0 64k", overlay])
+    gone = host_a.kvmctl("delete", vm, copy, "-y", "-o", "json").json()
+    kept = gone[0]["kept"]
+    assert (kept[0], kept[-1]) == (overlay, disk)
+    assert set(kept) == {path for path in host_a.files() if vm in path}
+    assert gone[1]["kept"] == []
+    assert "verification failed" not in host_a.run(["qemu-io", "-c", "read -P 7 0 64k", overlay]).stdout
+
+    # Unless all is to go.
+    host_a.run(["rm", *kept[:-1]])
+    create(host_a, tiny, vm, "--no-start", disk=disk)
+    host_a.kvmctl("snapshot", "create", vm, "outside", "--external")
+    host_a.kvmctl("delete", vm, "-y", "--storage", "all")
+    assert not [path for path in host_a.files() if vm in path]
+
+
+@pytest.mark.usefixtures("leaves_nothing")
 def test_a_chain_edited_by_hand_is_seen_before_anything_is_touched(
     host_a: Host, tiny: images.Tiny, vm_name: Callable[[str], str]
 ) -> None:

@@ -81,7 +81,9 @@ def test_snapshots_and_copies_on_another_host(
     remote("snapshot", "revert", vm, "one")
     guest = console(host_b, vm).ready()
     assert (read(guest), guest.run("cat /tmp/count")) == ("one", "1")
-    remote("clone", vm, fork, "--live")
+    # Over ssh as well: the memory's file is reached through the connection alone.
+    host_b.start_sshd()
+    host_a.kvmctl("-c", host_b.ssh_uri, "clone", vm, fork, "--live", timeout=240)
     other = console(host_b, fork).ready()
     assert (read(other), other.run("cat /tmp/count")) == ("one", "1")
     assert other.run("hostname") == re.sub(r"[^A-Za-z0-9-]+", "-", fork)
