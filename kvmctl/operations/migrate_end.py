@@ -53,25 +53,25 @@ class End:
                 return self._result(truth, [f"{cause}; but the guest had moved already", *warnings])
             left: list[str] = []
             if truth.never_arrived:
-                left = self._tidy(truth.settled)
+                left = self._tidy(truth)
         raise self._told(error, truth, left) from error
 
-    def _tidy(self, settled: bool) -> list[str]:
+    def _tidy(self, truth: Truth) -> list[str]:
         """Nothing left over: no volume on the destination; no note in the guest's metadata that --recover may need."""
         left = []
         if self.made:
-            left = self._tidy_copies(settled)
-        if settled and not left:
+            left = self._tidy_copies(truth)
+        if truth.settled and not left:
             with contextlib.suppress(KvmctlError, libvirt.libvirtError):
                 remove_note(self.hosts.domain("source"))
         return left
 
-    def _tidy_copies(self, settled: bool) -> list[str]:
+    def _tidy_copies(self, truth: Truth) -> list[str]:
         from kvmctl.operations import migrate_reclaim, migrate_storage
 
         left: list[str] = []
         try:
-            if settled:
+            if truth.settled and truth.place == "source":
                 problem = migrate_reclaim.reclaim(self.hosts.domain("source"), self.sides.state, COPY_SECONDS)
                 left += [problem] if problem else []
             left += migrate_storage.delete(self.hosts.hypervisor("destination"), self.made)
