@@ -226,6 +226,38 @@ def test_the_link_is_cut_while_it_copies_a_disk(with_disk: Moving, host_a: Host,
     unharmed(with_disk)
 
 
+@pytest.mark.full
+def test_moves_after_a_switchover_that_failed_with_its_disk(
+    with_disk: Moving, host_a: Host, host_b: Host, lab: Lab
+) -> None:
+    """Its QEMU had begun to give the disk up when the link died; it waits for TCP, then goes on, writes and moves.
+
+    Minutes, therefore with the long ones.
+    """
+    options = ["--copy-storage", "--bandwidth", "40M"]
+    running = Running(host_a, "migrate", with_disk.name, host_b.tcp_uri, *options, "--timeout", "30s", "-o", "json")
+    assert stopped_to_switch(host_a, with_disk, running)
+    lab.wire.ip("link", "set", "lab-b", "down")
+    try:
+        result = running.end(timeout=150)
+    finally:
+        lab.wire.ip("link", "set", "lab-b", "up")
+    assert result.returncode not in (0, 130), result.stderr
+    wait_until(lambda: idle(host_a, with_disk), "the end of libvirt's job", 240)
+    row = host_a.kvmctl("migrate", with_disk.name, host_b.tcp_uri, "--recover", "-o", "json", timeout=400).json()
+    assert row["place"] == "source" and row["state"] == "running"
+    with_disk.assert_one(host_a)
+    unharmed(with_disk)
+    with with_disk.alive() as console:
+        console.run("dd if=/dev/urandom of=/dev/vda bs=1M count=1 conv=fsync,notrunc; sha256sum /dev/vda >/tmp/sum")
+    for source, there in ((host_a, host_b), (host_b, host_a)):
+        source.kvmctl("migrate", with_disk.name, there.tcp_uri, "--copy-storage", "-o", "json")
+        with_disk.assert_one(there)
+        unharmed(with_disk)
+        source.run(["rm", DISK])
+        source.virsh("pool-refresh", "default")
+
+
 def test_timeout(moving: Define, host_a: Host, host_b: Host) -> None:
     guest = moving()
     dirty(guest, 32)
@@ -369,7 +401,7 @@ def disturbed(guest: Moving, lab: Lab, chance: random.Random, with_disk: bool) -
     # A migration that is refused is none that was disturbed.
     assert result.returncode != 7, (what, result.stderr)
     wait_until(lambda: idle(source, guest), f"the end of libvirt's job after {what}", 240)
-    recovered = source.kvmctl("migrate", guest.name, there.tcp_uri, "--recover", "-o", "json", check=False)
+    recovered = source.kvmctl("migrate", guest.name, there.tcp_uri, "--recover", "-o", "json", check=False, timeout=400)
     assert recovered.returncode == 0, (what, result.stderr, recovered.stderr)
     found = recovered.json()
     assert found["place"] in ("source", "destination"), (what, result.stderr, found)
