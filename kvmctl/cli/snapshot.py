@@ -9,11 +9,12 @@ from kvmctl.cli import output
 from kvmctl.cli.options import App, complete_vms, confirmed, dry_run, everywhere
 from kvmctl.cli.tidying import tidy
 from kvmctl.errors import UsageProblem
+from kvmctl.model.units import human_size
 
 _COLUMNS = [
     output.Column("name", "NAME"),
     output.Column("parent", "PARENT"),
-    output.Column("created", "CREATED"),
+    output.Column("created", "CREATED", lambda created: _time(created)),
     output.Column("state", "STATE"),
     output.Column("memory", "MEMORY"),
     output.Column("location", "LOCATION"),
@@ -142,7 +143,35 @@ def show(app: App, vm: str, name: str) -> None:
     """
     from kvmctl.operations import snapshots
 
-    output.show_one(app, snapshots.shown(app.connect(), vm, name))
+    found = snapshots.shown(app.connect(), vm, name)
+    output.show_one(app, found, lambda: _details(found))
+
+
+def _time(created: str | None) -> str:
+    """As the tree has it: to the second, UTC."""
+    return (created or "").replace("T", " ").partition("+")[0]
+
+
+def _details(row: dict[str, Any]) -> list[tuple[str, Any]]:
+    disks = [
+        f"{disk['target']}  {disk['source'] or '-'}" + (f", then on {disk['overlay']}" if disk["overlay"] else "")
+        for disk in row["disks"]
+        if disk["location"] != "no"
+    ]
+    size = human_size(row["memory_bytes"]) if row["memory_bytes"] is not None else "-"
+    return [
+        ("name", row["name"]),
+        ("description", row["description"] or "-"),
+        ("created", f"{_time(row['created'])} UTC"),
+        ("state", row["state"]),
+        ("kind", _what(row)),
+        ("current", row["current"]),
+        ("parent", row["parent"] or "-"),
+        ("children", ", ".join(row["children"]) or "-"),
+        ("vm then", f"{row['vcpus'] or '-'} vCPUs, {size}"),
+        ("disks", disks or "-"),
+        *([("memory file", row["memory_file"])] if row["memory_file"] else []),
+    ]
 
 
 @snapshot.command()
@@ -177,11 +206,17 @@ def revert(app: App, vm: str, name: str, keep: str | None, discard: bool, after:
     plan = snapshot_revert.plan(hypervisor, vm, name, keep=keep, discard=discard, after=after)
     if dry_run:
         row = plan.as_dict()
-        output.show_one(app, row)
+        output.show_one(app, row, lambda: _would_revert(row))
         return
     with output.progress(app) as progress:
         done = snapshot_revert.run(hypervisor, plan, progress)
     output.show_one(app, done, lambda: _reverted(done))
+
+
+def _would_revert(row: dict[str, Any]) -> str:
+    kept = f"the present would be kept as {row['kept_as']}" if row["kept_as"] else "the present would be lost"
+    replaced = ", in the place of what is there now" if row["replaces"] else ""
+    return f"{row['vm']} would be at {row['name']} ({row['state']}); {kept}{replaced}"
 
 
 def _reverted(row: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Snapshots of real guests: kept, drawn, gone back to, deleted, and what is refused."""
 
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -118,6 +119,13 @@ def test_branches_states_and_deletion(
         "before-revert",
     ]
     assert host_a.kvmctl("snapshot", "show", vm, "first", "-o", "json").json()["description"] == "as it began"
+    shown = host_a.kvmctl("snapshot", "show", vm, "first").stdout
+    assert re.search(r"^kind +internal memory$", shown, re.MULTILINE)
+    assert re.search(rf"^disks +vda  /var/lib/libvirt/images/{vm}\.qcow2$", shown, re.MULTILINE)
+    told = host_a.kvmctl("snapshot", "revert", vm, "first", "--dry-run").stdout
+    assert told == f"{vm} would be at first (running); the present would be kept as before-revert, " + (
+        "in the place of what is there now\n"
+    )
 
     # A parent goes, its children move up; with --children they go with it.
     host_a.kvmctl("snapshot", "delete", vm, "held", "-y")
