@@ -199,18 +199,18 @@ cp -a /etc/. "$FOLDER"
 mount --bind "$FOLDER" /etc
 groupadd -f libvirt
 groupadd -f kvm
-useradd ann
+useradd kvmctl-ann
 "$@"
-id -nG ann >&2
+id -nG kvmctl-ann >&2
 """
 
 
 def test_setup_puts_the_user_of_sudo_into_the_groups(host_a: Host, tmp_path: Path) -> None:
     command = ["unshare", "-m", "sh", "-c", PRIVATE_ETC, "sh", sys.executable, "-m", "kvmctl", "-q", "host", "setup"]
-    environment = host_a.environment(LIBVIRT_DEFAULT_URI="qemu:///system", FOLDER=str(tmp_path), SUDO_USER="ann")
+    environment = host_a.environment(LIBVIRT_DEFAULT_URI="qemu:///system", FOLDER=str(tmp_path), SUDO_USER="kvmctl-ann")
     done = host_a.run([*command, "-o", "json"], env=environment)
     steps = {step["name"]: step for step in done.json()["steps"]}
-    assert steps["user-groups"]["command"] == "usermod -aG libvirt,kvm ann"
+    assert steps["user-groups"]["command"] == "usermod -aG libvirt,kvm kvmctl-ann"
     assert steps["user-groups"]["done"] is True
     assert {"libvirt", "kvm"} <= set(done.stderr.split())
 
@@ -219,7 +219,7 @@ def test_setup_says_so_where_a_step_did_not_help(host_a: Host, tmp_path: Path) -
     # A usermod that ends well and does nothing.
     script = PRIVATE_ETC.replace('"$@"', 'mount --bind /bin/true /usr/sbin/usermod\n"$@" || echo "exit $?" >&2')
     command = ["unshare", "-m", "sh", "-c", script, "sh", sys.executable, "-m", "kvmctl", "-q", "host", "setup"]
-    environment = host_a.environment(LIBVIRT_DEFAULT_URI="qemu:///system", FOLDER=str(tmp_path), SUDO_USER="ann")
+    environment = host_a.environment(LIBVIRT_DEFAULT_URI="qemu:///system", FOLDER=str(tmp_path), SUDO_USER="kvmctl-ann")
     done = host_a.run([*command, "-o", "json"], env=environment)
     steps = {step["name"]: step for step in done.json()["steps"]}
     assert steps["user-groups"]["done"] is False
