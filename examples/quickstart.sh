@@ -146,8 +146,18 @@ remove_all() {
   PATH=$state/venv/bin:$PATH
   if command -v kvmctl >/dev/null 2>&1; then
     start_hypervisor
-    if kvmctl info "$vm" -o name >/dev/null 2>&1; then run kvmctl delete "$vm" --yes; fi
+    if kvmctl info "$vm" -o name >/dev/null 2>&1; then
+      # The name under which ssh knows the guest's key.
+      ssh-keygen -R "kvmctl-$(virsh domuuid "$vm")" >/dev/null 2>&1 || true
+      run kvmctl delete "$vm" --yes
+    fi
     if kvmctl image info "$image" -o name >/dev/null 2>&1; then run kvmctl image delete "$image" --yes; fi
+    # The pool of images is kvmctl's own; the pool default may be others' as well, and stays.
+    if [ -z "$(virsh -q vol-list kvmctl-images 2>&1)" ]; then
+      virsh -q pool-destroy kvmctl-images
+      virsh -q pool-delete kvmctl-images || virsh -q pool-start kvmctl-images
+      virsh -q pool-undefine kvmctl-images 2>/dev/null || true
+    fi
   fi
   rm -rf "$state/venv" "$state/installed" "$key" "$key.pub" "$state/quickstart.png"
   rmdir "$state" 2>/dev/null || true

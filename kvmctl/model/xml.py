@@ -36,7 +36,8 @@ def parse(text: str | bytes, what: str = "XML", root: str | None = None) -> Elem
     try:
         element = etree.fromstring(data, _parser())
     except (etree.XMLSyntaxError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "empty"
+        # lxml adds the place twice, with a file name that it made up.
+        reason = str(error).splitlines()[0].partition(" (<string>")[0] if str(error) else "empty"
         raise UsageProblem(f"the {what} is not well-formed XML: {reason}") from None
     tree = element.getroottree()
     if tree.docinfo.doctype or tree.docinfo.internalDTD is not None:

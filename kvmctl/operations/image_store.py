@@ -61,12 +61,29 @@ class Image:
                 f"the image {self.name} names a backing file outside itself ({self.backing[:200]!a})",
                 "import the whole disk instead: 'qemu-img convert' makes one",
             )
-        if self.format == "qcow2" and self.virtual_size_bytes == pools.PLACEHOLDER:
-            raise Refused(
-                f"the image {self.name} is not whole: its upload has not ended or was cut off",
-                f"if none is under way, 'kvmctl image delete {self.name}' and bring it in again",
-            )
+        if not self.whole:
+            raise Refused(*self._not_whole())
         return self
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of it has arrived: see pools.upload()."""
+        return self.format != "qcow2" or self.virtual_size_bytes != pools.PLACEHOLDER
+
+    def _not_whole(self) -> tuple[str, str]:
+        return (
+            f"the image {self.name} is not whole: its upload has not ended or was cut off",
+            f"if none is under way, 'kvmctl image delete {self.name}' and bring it in again",
+        )
+
+    def taken(self, uri: str) -> Conflict:
+        """What to say where another image shall have its name on ``uri``."""
+        if not self.whole:
+            return Conflict(*self._not_whole())
+        return Conflict(
+            f"there is an image {self.name} already on {uri}",
+            f"give another --name, or delete it: 'kvmctl image delete {self.name}'",
+        )
 
 
 def image_of(volume: libvirt.virStorageVol, pool: str = pools.IMAGES) -> Image:
@@ -175,11 +192,9 @@ def check_free(hypervisor: Hypervisor, name: str) -> str:
     """``name`` if a new image may have it. Raises UsageProblem, or Conflict where there is one already."""
     name = name.removesuffix(SUFFIX)
     check_new_name(name, "image")
-    if find_or_none(hypervisor, name) is not None:
-        raise Conflict(
-            f"there is an image {name} already on {hypervisor.uri}",
-            f"give another --name, or delete it: 'kvmctl image delete {name}'",
-        )
+    there = find_or_none(hypervisor, name)
+    if there is not None:
+        raise there.taken(hypervisor.uri)
     return name
 
 

@@ -92,7 +92,8 @@ def _enter(host: Host, command: list[str], inside: bool) -> None:
         raise SystemExit("that lab is not up: python -m tests.lab up")
     rc = host.folder / "bashrc"
     rc.write_text(_RC.format(letter=host.letter, python=sys.executable, repository=REPOSITORY))
-    shell = command or ["bash", "--rcfile", str(rc), "-i"]
+    # One command, too, finds there what the shell has: kvmctl, tiny.
+    shell = ["bash", "-c", '. "$0"; "$@"', str(rc), *command] if command else ["bash", "--rcfile", str(rc), "-i"]
     args = host.inside(shell) if inside else host.outside(shell)
     uri = "qemu:///system" if inside else host.uri
     os.execvpe(args[0], args, host.environment(HOME=os.environ.get("HOME", "/root"), LIBVIRT_DEFAULT_URI=uri))

@@ -204,6 +204,10 @@ def test_an_upload_that_was_killed_is_never_taken_for_an_image(host_a: Host, tmp
     result = host_a.kvmctl("create", "vm", "--image", "killed", "--dry-run", "-o", "json", check=False)
     assert result.returncode == 7
     assert "not whole" in result.error()["message"]
+    again = host_a.kvmctl("image", "import", str(qcow2), "--name", "killed", "-o", "json", check=False)
+    assert again.returncode == 4
+    assert "not whole" in again.error()["message"]
+    assert "image delete killed" in again.error()["hint"]
 
 
 def test_an_image_that_something_stands_on_is_kept(host_a: Host, qcow2: Path, vm_name: Callable[[str], str]) -> None:
