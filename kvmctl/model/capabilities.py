@@ -1,6 +1,6 @@
 """What libvirt says a hypervisor and its machine can do (its capabilities XML)."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvmctl.model import xml
 
@@ -8,8 +8,7 @@ from kvmctl.model import xml
 _ARCH_NAMES = {"amd64": "x86_64", "i386": "i686", "i486": "i686", "i586": "i686", "arm64": "aarch64", "armhf": "armv7l"}
 
 
-@dataclass(frozen=True)
-class GuestArch:
+class GuestArch(NamedTuple):
     """One architecture that guests may have: its emulator, machine types, and domain types (``qemu``, ``kvm``)."""
 
     arch: str
@@ -18,8 +17,7 @@ class GuestArch:
     virt_types: frozenset[str]
 
 
-@dataclass(frozen=True)
-class Capabilities:
+class Capabilities(NamedTuple):
     """The parts of ``<capabilities>`` that kvmctl decides by.
 
     ``cpu_features`` are those that libvirt lists beside the model, not those the model implies;

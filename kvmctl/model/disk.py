@@ -1,7 +1,6 @@
 """Disks: what a user asks for with ``--disk``, and the ``<disk>`` that libvirt reads."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from kvmctl.errors import UsageProblem
 from kvmctl.model import xml
@@ -23,8 +22,7 @@ _HINT = (
 )
 
 
-@dataclass(frozen=True)
-class DiskTuning:
+class DiskTuning(NamedTuple):
     """What is said of a disk beside where its bytes are. None: what fits the guest.
 
     ``iops`` and ``bps`` limit operations and bytes a second, reading and writing together; 0 is no limit.
@@ -41,8 +39,10 @@ class DiskTuning:
     device: Literal["disk", "cdrom"] = "disk"
 
 
-@dataclass(frozen=True)
-class NewDisk:
+_PLAIN = DiskTuning()
+
+
+class NewDisk(NamedTuple):
     """A volume to be made, of ``size_bytes``, in ``pool``; LUKS where there is a ``passphrase_file``."""
 
     size_bytes: int
@@ -52,8 +52,7 @@ class NewDisk:
     passphrase_file: str | None = None
 
 
-@dataclass(frozen=True)
-class ExistingDisk:
+class ExistingDisk(NamedTuple):
     """A file or device of the hypervisor's, used as it is."""
 
     path: str
@@ -154,8 +153,7 @@ def _one_of(given: dict[str, str], key: str, known: tuple[str, ...], text: str) 
     return value
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """Where a disk's bytes are, in libvirt's terms: ``file`` or ``block`` with a path, or ``volume`` in a pool."""
 
     kind: Literal["file", "block", "volume"]
@@ -169,7 +167,7 @@ def disk_element(
     target: str,
     bus: str,
     format_: str = "raw",
-    tuning: DiskTuning = DiskTuning(),
+    tuning: DiskTuning = _PLAIN,
     boot: int | None = None,
 ) -> xml.Element:
     """``<disk>``; without a source an empty drive."""

@@ -1,8 +1,7 @@
 """A new guest's ``<domain>``, put together from what was decided. No decision is made here."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from kvmctl.model import graphics as screen
 from kvmctl.model import metadata as remembered
@@ -20,8 +19,7 @@ CPU_MODES = ("host-passthrough", "host-model", "maximum")
 SPARE_ROOT_PORTS = 14
 
 
-@dataclass(frozen=True)
-class Hardware:
+class Hardware(NamedTuple):
     """The kind of machine: ``virt`` is libvirt's domain type (kvm or qemu)."""
 
     virt: Literal["kvm", "qemu"]
@@ -30,8 +28,7 @@ class Hardware:
     emulator: str | None = None
 
 
-@dataclass(frozen=True)
-class DomainSpec:
+class DomainSpec(NamedTuple):
     """Everything that goes into the XML. Sizes are bytes; ``disks`` and ``nics`` are finished elements."""
 
     name: str
@@ -59,11 +56,15 @@ class DomainSpec:
     graphics_listen: str = screen.LOOPBACK
     graphics_tls: bool = False
     video: str | None = None
-    graphics_password: str | None = field(default=None, repr=False)
+    graphics_password: str | None = None
     extras: tuple[ExtraDevice, ...] = ()
     sound: bool = False
     os_url: str | None = None
-    metadata: remembered.Metadata = field(default_factory=remembered.Metadata)
+    metadata: remembered.Metadata = remembered.Metadata()
+
+    def __repr__(self) -> str:
+        """Without the password, which must not be seen in a traceback."""
+        return f"{type(self).__name__}(name={self.name!r})"
 
 
 def placeholder(name: str, uuid: str, hardware: Hardware, metadata: remembered.Metadata) -> xml.Element:

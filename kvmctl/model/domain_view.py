@@ -3,7 +3,7 @@
 Reading only. Nothing here is written back: an existing domain is edited in its own tree.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvmctl.errors import UsageProblem
 from kvmctl.model import metadata, xml
@@ -31,8 +31,7 @@ _UNITS = {
 _ACCELS = {"kvm": "kvm", "qemu": "tcg"}
 
 
-@dataclass(frozen=True)
-class DiskView:
+class DiskView(NamedTuple):
     """One ``<disk>``. ``source`` is a path, ``pool/volume``, a URL or None (an empty drive)."""
 
     target: str
@@ -43,8 +42,7 @@ class DiskView:
     readonly: bool
 
 
-@dataclass(frozen=True)
-class NicView:
+class NicView(NamedTuple):
     """One ``<interface>``. ``mode`` is a word of ``--net``, or libvirt's own type for any other kind."""
 
     mac: str | None
@@ -56,8 +54,7 @@ class NicView:
     macvtap_mode: str | None
 
 
-@dataclass(frozen=True)
-class GraphicsView:
+class GraphicsView(NamedTuple):
     """One ``<graphics>``; ``port`` is None where none is assigned (a VM that is off)."""
 
     type: str
@@ -66,8 +63,7 @@ class GraphicsView:
     tls_port: int | None
 
 
-@dataclass(frozen=True)
-class DomainView:
+class DomainView(NamedTuple):
     """One ``<domain>``. Sizes in bytes; ``pci`` holds addresses as ``0000:01:00.0``."""
 
     name: str

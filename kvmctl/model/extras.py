@@ -1,7 +1,7 @@
 """Devices beside disks and cards: what ``--device`` and ``device attach`` name, and what a VM has of them."""
 
 import re
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from kvmctl.errors import UsageProblem
 from kvmctl.model import mdev, xml
@@ -25,15 +25,14 @@ _TAGS = {
 KINDS = tuple(_TAGS)
 
 
-@dataclass(frozen=True)
-class ExtraDevice:
+class ExtraDevice(NamedTuple):
     """One device: its element, and whether the guest's memory must be shared with another process for it.
 
     ``mdev`` is the UUID of the host's mediated device that it is.
     """
 
     kind: str
-    element: xml.Element = field(compare=False)
+    element: xml.Element
     shared_memory: bool = False
     mdev: str | None = None
 
@@ -141,14 +140,13 @@ def share_memory(domain: xml.Element) -> None:
     xml.add(backing, "access", mode="shared")
 
 
-@dataclass(frozen=True)
-class Attached:
+class Attached(NamedTuple):
     """A device that a VM has. ``name`` is unique in the VM: ``rng0``, ``share=data``, ``mdev=UUID``."""
 
     name: str
     kind: str
     detail: str | None
-    element: xml.Element = field(compare=False)
+    element: xml.Element
 
 
 def attached(domain: xml.Element | None) -> list[Attached]:

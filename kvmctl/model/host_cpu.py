@@ -1,6 +1,6 @@
 """A host's CPU as libvirt's documents describe it: a model of libvirt's database and what it has beyond that."""
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from kvmctl.errors import UsageProblem
 from kvmctl.model import xml
@@ -12,15 +12,14 @@ MOST_FEATURES = 2000
 _HAS = frozenset({"require", "force"})
 
 
-@dataclass(frozen=True)
-class HostCpu:
+class HostCpu(NamedTuple):
     """``model`` of libvirt's database, plus ``features``, minus ``lacking``; ``vendor`` None where not said."""
 
     arch: str
     model: str
     vendor: str | None = None
-    features: frozenset[str] = field(default=frozenset())
-    lacking: frozenset[str] = field(default=frozenset())
+    features: frozenset[str] = frozenset()
+    lacking: frozenset[str] = frozenset()
 
     @property
     def is_x86(self) -> bool:

@@ -1,7 +1,7 @@
 """Mediated devices (mdev): slices of a host's device, such as a graphics card's vGPU, each for one VM."""
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvmctl.errors import UsageProblem
 from kvmctl.model import xml
@@ -9,8 +9,7 @@ from kvmctl.model import xml
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-@dataclass(frozen=True)
-class Mdev:
+class Mdev(NamedTuple):
     """One that was made: its ``type`` (``i915-GVTg_V5_4``), and the device that it is a slice of."""
 
     uuid: str
@@ -20,8 +19,7 @@ class Mdev:
     driver: str | None = None
 
 
-@dataclass(frozen=True)
-class MdevType:
+class MdevType(NamedTuple):
     """A kind that ``parent`` can make: ``available`` is how many more, None where it does not say."""
 
     parent: str

@@ -3,8 +3,7 @@
 virsh and virt-manager keep it through their own edits, and it travels with the guest.
 """
 
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from kvmctl.model import xml
 
@@ -12,8 +11,7 @@ NAMESPACE = "urn:kvmctl:vm:1"
 PREFIX = "kvmctl"
 
 
-@dataclass(frozen=True)
-class OwnedVolume:
+class OwnedVolume(NamedTuple):
     """A storage volume that kvmctl made for this VM, and so deletes with it."""
 
     pool: str
@@ -22,8 +20,7 @@ class OwnedVolume:
     role: Literal["disk", "seed", "memory", "base", "other"] = "disk"
 
 
-@dataclass(frozen=True)
-class Forward:
+class Forward(NamedTuple):
     """A port of the host that leads to one of the guest. ``address`` None: the default of the network's kind."""
 
     protocol: Literal["tcp", "udp"]
@@ -32,8 +29,7 @@ class Forward:
     address: str | None = None
 
 
-@dataclass(frozen=True)
-class Reservation:
+class Reservation(NamedTuple):
     """An address that kvmctl had libvirt's ``network`` keep for a card of this VM, and so gives back with it."""
 
     network: str
@@ -41,8 +37,7 @@ class Reservation:
     mac: str | None = None
 
 
-@dataclass(frozen=True)
-class Creator:
+class Creator(NamedTuple):
     """The process that is still making this VM: a machine, its boot, and a process there with its start time."""
 
     machine: str
@@ -51,8 +46,7 @@ class Creator:
     started: int
 
 
-@dataclass(frozen=True)
-class Metadata:
+class Metadata(NamedTuple):
     """All of it. ``creator`` is there only while ``create`` (or clone) is at work; ``created`` is ISO 8601."""
 
     created: str | None = None
@@ -64,11 +58,11 @@ class Metadata:
     creator: Creator | None = None
     reservations: tuple[Reservation, ...] = ()
     # What other capabilities keep here, element by element, untouched by the ones above.
-    extra: tuple[str, ...] = field(default=())
+    extra: tuple[str, ...] = ()
 
     def with_forwards(self, forwards: tuple[Forward, ...]) -> "Metadata":
         """The same with other forwards."""
-        return replace(self, forwards=forwards)
+        return self._replace(forwards=forwards)
 
 
 def to_element(metadata: Metadata, owner: str | None = None) -> xml.Element:
@@ -119,7 +113,7 @@ def from_element(root: xml.Element, uuid: str | None = None) -> Metadata:
     owner = root.get("owner")
     if owner is None or uuid is None or owner.lower() == uuid.strip().lower():
         return found
-    return replace(found, volumes=(), forwards=(), reservations=(), creator=None, extra=())
+    return found._replace(volumes=(), forwards=(), reservations=(), creator=None, extra=())
 
 
 def _from_element(root: xml.Element) -> Metadata:
@@ -179,7 +173,7 @@ def with_extra(metadata: Metadata, name: str, element: xml.Element | None) -> Me
     """The same with ``element`` (see new_extra()) in the place of the one of this name, or with none."""
     tag = f"{{{NAMESPACE}}}{name}"
     others = tuple(text for text in metadata.extra if xml.parse(text, "kvmctl metadata").tag != tag)
-    return replace(metadata, extra=others if element is None else (*others, xml.raw(element)))
+    return metadata._replace(extra=others if element is None else (*others, xml.raw(element)))
 
 
 def new_extra(name: str) -> xml.Element:

@@ -1,8 +1,7 @@
 """A libvirt network: what kvmctl reads of one, and the ``<network>`` of a new one."""
 
 import ipaddress
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from kvmctl.model import xml
 
@@ -14,8 +13,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-@dataclass(frozen=True)
-class Range:
+class Range(NamedTuple):
     """The first and the last address that DHCP gives out."""
 
     first: Address
@@ -25,8 +23,7 @@ class Range:
         return f"{self.first}-{self.last}"
 
 
-@dataclass(frozen=True)
-class Host:
+class Host(NamedTuple):
     """An address that DHCP keeps for one card. For IPv6 libvirt may know the guest by name instead of MAC."""
 
     ip: str
@@ -34,8 +31,7 @@ class Host:
     name: str | None = None
 
 
-@dataclass(frozen=True)
-class Addressing:
+class Addressing(NamedTuple):
     """One subnet: the host's own address in it, its DHCP ranges and reservations."""
 
     gateway: Address
@@ -44,8 +40,7 @@ class Addressing:
     hosts: tuple[Host, ...] = ()
 
 
-@dataclass(frozen=True)
-class Network:
+class Network(NamedTuple):
     """A network as libvirt has it. ``mode`` is one of MODES, or libvirt's word for what kvmctl does not make."""
 
     name: str

@@ -7,8 +7,7 @@ of it; 0 is no limit.
 
 import ipaddress
 import re
-from dataclasses import dataclass, replace
-from typing import Literal, cast, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 from kvmctl.errors import UsageProblem
 from kvmctl.model import xml
@@ -30,8 +29,7 @@ _INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*\Z")
 _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}\Z")
 
 
-@dataclass(frozen=True)
-class UserNic:
+class UserNic(NamedTuple):
     """QEMU's own user networking: out without any right, in only by published ports."""
 
     model: str | None = None
@@ -41,8 +39,7 @@ class UserNic:
     outbound: int | None = None
 
 
-@dataclass(frozen=True)
-class NetworkNic:
+class NetworkNic(NamedTuple):
     """A card in a libvirt network; ``nat`` where the user asked for NAT, so that another kind is an error."""
 
     network: str = "default"
@@ -54,8 +51,7 @@ class NetworkNic:
     outbound: int | None = None
 
 
-@dataclass(frozen=True)
-class BridgeNic:
+class BridgeNic(NamedTuple):
     """A card on an existing bridge of the host."""
 
     bridge: str
@@ -66,8 +62,7 @@ class BridgeNic:
     outbound: int | None = None
 
 
-@dataclass(frozen=True)
-class MacvtapNic:
+class MacvtapNic(NamedTuple):
     """A card with a macvtap device over the host's device ``dev``."""
 
     dev: str
@@ -103,8 +98,7 @@ def parse_nic(text: str, model: str | None = None) -> Nic | None:
             "use nat or network:NAME, or set the address within the guest",
         )
     chosen = options.get("model", model)
-    return replace(
-        nic,
+    return nic._replace(
         model=check_model(chosen) if chosen is not None else None,
         mac=check_mac(options["mac"]) if "mac" in options else None,
         ip=check_address(address) if address is not None else None,

@@ -1,7 +1,7 @@
 """PCI addresses, and the host's PCI devices as a domain names them."""
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvmctl.errors import UsageProblem
 from kvmctl.model import xml
@@ -17,8 +17,7 @@ _NODE_DEVICE = re.compile(r"pci_([0-9a-f]{4,8})_([0-9a-f]{2})_([0-9a-f]{2})_([0-
 _NUMBER = re.compile(r"(?:0x[0-9a-f]{1,8}|[0-9]{1,10})\Z", re.IGNORECASE)
 
 
-@dataclass(frozen=True, order=True)
-class PciAddress:
+class PciAddress(NamedTuple):
     """Where a device sits: four integers. A domain has 32 bits (a VMD's is above 0xffff), a slot 5, a function 3."""
 
     domain: int
@@ -130,8 +129,7 @@ def root_ports(count: int = DEFAULT_ROOT_PORTS) -> list[xml.Element]:
 _IDS = re.compile(r"([0-9a-f]{4}):([0-9a-f]{4})\Z", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class PciSelector:
+class PciSelector(NamedTuple):
     """Which device is wanted: one at an ``address``, or any with these ``ids`` (vendor, product).
 
     ``vf``: a free virtual function of the device, not the device. ``group``: all of its IOMMU group.

@@ -4,8 +4,7 @@ The choices are those of virt-install 4.1 for the same guest; docs/windows.md co
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from kvmctl.model import xml
 from kvmctl.model.firmware import Firmware
@@ -38,8 +37,7 @@ _HYPERV_NEEDS = {
 _SPINLOCK_RETRIES = 8191
 
 
-@dataclass(frozen=True)
-class Defaults:
+class Defaults(NamedTuple):
     """The models to use where the user named none. Buses and models are libvirt's names.
 
     ``tpm`` and ``firmware`` are what the guest's installer insists on; ``driver_cd`` whether a second CD

@@ -2,9 +2,8 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from kvmctl.errors import UsageProblem
 from kvmctl.model import xml
@@ -22,8 +21,7 @@ LONGEST_NAME = 128
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+@ -]*\Z")
 
 
-@dataclass(frozen=True)
-class SnapshotDisk:
+class SnapshotDisk(NamedTuple):
     """One disk within a snapshot: ``how`` is ``no``, ``internal``, ``external`` or ``manual``.
 
     ``overlay`` is the file that the guest went on with, of an external one.
@@ -34,8 +32,7 @@ class SnapshotDisk:
     overlay: str | None = None
 
 
-@dataclass(frozen=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """A moment that a guest can go back to.
 
     ``state`` is libvirt's word for the guest then (``running``, ``paused``, ``shutoff``,
@@ -159,7 +156,7 @@ def related(snapshots: Iterable[Snapshot]) -> list[Snapshot]:
         snapshot = stack.pop()
         seen.add(snapshot.name)
         below = children.get(snapshot.name, [])
-        ordered.append(replace(snapshot, children=tuple(child.name for child in below)))
+        ordered.append(snapshot._replace(children=tuple(child.name for child in below)))
         stack.extend(reversed([child for child in below if child.name not in seen]))
     return ordered
 

@@ -5,8 +5,7 @@ Pure: no file is read here. What the spec does not say (None) is left as it is, 
 
 import posixpath
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvmctl.errors import KvmctlError, UsageProblem
 from kvmctl.model.disk import ExistingDisk, parse_disk
@@ -29,8 +28,7 @@ MOST_VCPUS = 16384
 KEY_TYPES = ("ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-")
 
 
-@dataclass(frozen=True)
-class Spec:
+class Spec(NamedTuple):
     """What is said of one VM. ``vcpus`` and ``memory`` (bytes) are (now, at most); the rest is as create has it."""
 
     name: str | None = None
@@ -84,7 +82,7 @@ class Spec:
     start: bool | None = None
 
 
-KEYS: tuple[str, ...] = tuple(field.name.rstrip("_") for field in fields(Spec))
+KEYS: tuple[str, ...] = tuple(name.rstrip("_") for name in Spec._fields)
 
 
 def from_mapping(document: Mapping[Any, Any], where: str) -> Spec:
@@ -113,11 +111,10 @@ def from_mapping(document: Mapping[Any, Any], where: str) -> Spec:
 def to_mapping(spec: Spec) -> dict[str, Any]:
     """What from_mapping() reads as ``spec`` again: text, numbers, lists; what is not said is left out."""
     shown: dict[str, Any] = {}
-    for field in fields(spec):
-        value = getattr(spec, field.name)
+    for name, value in spec._asdict().items():
         if value is None:
             continue
-        key = field.name.rstrip("_")
+        key = name.rstrip("_")
         if key in ("vcpus", "memory"):
             now, most = value if key == "vcpus" else [size and size_text(size) for size in value]
             shown[key] = now if most is None else {_AMOUNTS[key]: now, "max": most}
@@ -163,7 +160,7 @@ def beside(spec: Spec, folder: str, home: str) -> Spec:
         changes["disks"] = tuple(map(disk, spec.disks))
     if spec.ssh_keys is not None:
         changes["ssh_keys"] = tuple(key if key.startswith(KEY_TYPES) else absolute(key) for key in spec.ssh_keys)
-    return replace(spec, **changes)
+    return spec._replace(**changes)
 
 
 # ---------------------------------------------------------------- the values

@@ -7,7 +7,7 @@ not compared.
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from kvmctl.model import extras, spec_tuning, xml
@@ -168,7 +168,7 @@ def _fits_nic(wanted: Nic, seen: SeenNic) -> bool:
     if type(wanted) is not type(now):
         return False
     # Whether the network is NAT is the network's own matter.
-    names = [field.name for field in fields(wanted) if field.name != "nat"]
+    names = [name for name in wanted._fields if name != "nat"]
     said = [(getattr(wanted, name), getattr(now, name)) for name in names]
     return all(value is None or value == has for value, has in said)
 

@@ -3,7 +3,7 @@
 Reading only, and with patience: what another tool wrote and a spec cannot say is named in ``beyond``.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from kvmctl.model import domain_view, extras, metadata, start_order, tuned, xml
@@ -174,7 +174,7 @@ def _nic(element: xml.Element, remembered: metadata.Metadata) -> SeenNic:
     inbound, outbound = (element.find(f"bandwidth/{side}") for side in ("inbound", "outbound"))
     return SeenNic(
         view.mode,
-        replace(nic, model=view.model, mac=view.mac, inbound=_rate(inbound), outbound=_rate(outbound)),
+        nic._replace(model=view.model, mac=view.mac, inbound=_rate(inbound), outbound=_rate(outbound)),
     )
 
 

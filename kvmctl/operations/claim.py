@@ -6,7 +6,6 @@ placeholder's metadata lists what is about to be made and which process is makin
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import libvirt
@@ -97,7 +96,7 @@ def take(
     for volume in old:
         pools.delete_volume(hypervisor, volume.pool, volume.name)
     if old:
-        metadata.write(domain, replace(content, volumes=tuple(volumes)))
+        metadata.write(domain, content._replace(volumes=tuple(volumes)))
     return domain
 
 

@@ -8,7 +8,6 @@ identity of its own inside, and a new card with the new MAC takes the place of t
 
 import threading
 import time
-from dataclasses import replace
 from typing import Any
 
 import libvirt
@@ -170,7 +169,7 @@ def _unfinished(plan: Plan, copy: Copy) -> Metadata:
     """
     assert plan.memory is not None
     volumes = (*copy.metadata.volumes, *([plan.memory] if copy is plan.copies[0] else []))
-    return replace(copy.metadata, creator=claim.this_process(), volumes=volumes)
+    return copy.metadata._replace(creator=claim.this_process(), volumes=volumes)
 
 
 def definition(tree: xml.Element, plan: Plan, copy: Copy) -> xml.Element:

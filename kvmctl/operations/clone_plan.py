@@ -2,7 +2,7 @@
 
 import uuid as uuids
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -245,7 +245,7 @@ class _Maker:
             return ()
         below = {path for layer in self.layers for path in dependents.chain(self.hypervisor, layer.base)}
         return tuple(
-            replace(volume, role="base")
+            volume._replace(role="base")
             for volume in self.remembered.volumes
             if volume.path in below and volume.role in ("disk", "base")
         )

@@ -1,8 +1,8 @@
 """A new VM's network cards: which, where they lead, what must be made for them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import cache
+from typing import NamedTuple
 
 import libvirt
 
@@ -15,8 +15,7 @@ from kvmctl.preflight import cards as all_cards
 from kvmctl.preflight import nics as preflight
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """The cards; the networks to start and the addresses to reserve for them; what the user should know."""
 
     nics: tuple[wires.Nic, ...]
@@ -48,11 +47,11 @@ def choose(
     kept: list[Reservation] = []
     warnings: dict[str, None] = {}
     for asked in wanted:
-        nic = replace(asked, model=asked.model or model)
+        nic = asked._replace(model=asked.model or model)
         findings = preflight.check(hypervisor, nic, cards, vm=uuid)
         warnings |= dict.fromkeys((*findings.warnings, *findings.notes))
         if nic.ip is not None and nic.mac is None:
-            nic = replace(nic, mac=preflight.free_mac(cards(), [other.mac for other in chosen if other.mac]))
+            nic = nic._replace(mac=preflight.free_mac(cards(), [other.mac for other in chosen if other.mac]))
         if isinstance(nic, wires.NetworkNic):
             what, running = preflight.read_network(hypervisor, nic.network)
             if not running:

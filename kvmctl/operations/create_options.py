@@ -1,7 +1,6 @@
 """From what was written on the command line (or in a spec) to a checked request."""
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,7 @@ _OPTIONS = {"networks": "nets", "publish": "ports", "os": "os_id"}
 def from_spec(name: str, spec: Spec, said: Mapping[str, Any]) -> Request:
     """The Request of ``spec`` for the VM ``name``; ``said`` are options that win over it. Raises as from_options()."""
     given = {
-        _OPTIONS.get(field.name, field.name): value
-        for field in fields(spec)
-        if field.name != "name" and (value := getattr(spec, field.name)) is not None
+        _OPTIONS.get(key, key): value for key, value in spec._asdict().items() if key != "name" and value is not None
     }
     if spec.networks == ():
         given["nets"] = ("none",)

@@ -1,9 +1,8 @@
 """A new VM's disks, seed and boot files: which volumes to make, which files to use as they are."""
 
 import uuid as uuids
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import libvirt
 
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
     from kvmctl.operations.images import Image
 
 
-@dataclass(frozen=True)
-class VolumePlan:
+class VolumePlan(NamedTuple):
     """A volume to be made: empty, over a backing image, or filled from ``upload``."""
 
     volume: OwnedVolume
@@ -35,12 +33,15 @@ class VolumePlan:
     secret: "Secret | None" = None
 
 
-@dataclass(frozen=True)
-class Secret:
+class Secret(NamedTuple):
     """The passphrase of a LUKS volume, and the UUID by which libvirt will know it."""
 
     uuid: str
-    passphrase: bytes = field(repr=False)
+    passphrase: bytes
+
+    def __repr__(self) -> str:
+        """Without the passphrase: it must not be seen in a traceback."""
+        return f"Secret(uuid={self.uuid!r})"
 
 
 class Parts:

@@ -2,8 +2,7 @@
 
 import datetime
 import uuid as uuids
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import libvirt
 
@@ -28,8 +27,7 @@ from kvmctl.preflight import overcommit
 from kvmctl.preflight.accel import AccelChoice, choose_accel
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """All that will happen. ``domain`` is the definition as it will be given to libvirt."""
 
     name: str
@@ -43,7 +41,7 @@ class Plan:
     autostart: bool
     start: bool
     warnings: tuple[str, ...] = ()
-    leftover: libvirt.virDomain | None = field(default=None, compare=False)
+    leftover: libvirt.virDomain | None = None
 
     def steps(self) -> list[str]:
         """What will be done, a sentence each, for ``--dry-run``."""
@@ -97,7 +95,7 @@ def plan(hypervisor: Hypervisor, request: Request, progress: Progress | None = N
     )
     parts = Parts(
         hypervisor,
-        replace(request, profile=profile),
+        request._replace(profile=profile),
         suited.disk_bus,
         suited.cdrom_bus,
         leftover,

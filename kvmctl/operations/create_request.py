@@ -1,7 +1,6 @@
 """What a new VM shall be, and what of it is wrong whatever the hypervisor."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from kvmctl.errors import UsageProblem
 from kvmctl.model import disk as media
@@ -20,8 +19,7 @@ DEFAULT_VCPUS = 2
 SMALLEST_MEMORY = 16 * MIB
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """What the user asked for, read and checked for itself but not yet against any hypervisor."""
 
     name: str
@@ -54,7 +52,7 @@ class Request:
     graphics_listen: str | None = None
     video: str | None = None
     graphics_tls: bool = False
-    graphics_password: str | None = field(default=None, repr=False)
+    graphics_password: str | None = None
     devices: tuple[ExtraDevice, ...] = ()
     sound: bool = False
     title: str | None = None
@@ -69,6 +67,10 @@ class Request:
     tuning: Tuning = field(default_factory=Tuning)
     start: bool = True
     strict: bool = False
+
+    def __repr__(self) -> str:
+        """Without the password, which must not be seen in a traceback."""
+        return f"{type(self).__name__}(name={self.name!r})"
 
 
 def check(request: Request) -> None:

@@ -1,6 +1,5 @@
 """What the guest's operating system means for create: fitting models, and warnings where it gets too little."""
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kvmctl.model import domain as domains
@@ -18,9 +17,8 @@ def suited(profile: Profile, hardware: domains.Hardware, system: "OperatingSyste
         return found
     if profile == "windows" and system.exact and not system.needs_uefi and hardware.arch in ("x86_64", "i686"):
         # Before Windows 11 nothing insists on these, and the oldest cannot start with them.
-        found = replace(found, firmware="bios", tpm=False)
-    return replace(
-        found,
+        found = found._replace(firmware="bios", tpm=False)
+    return found._replace(
         min_memory=system.min_memory or found.min_memory,
         min_vcpus=system.min_vcpus or found.min_vcpus,
     )

@@ -1,6 +1,6 @@
 """Deleting a VM and what kvmctl made for it, and nothing else."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import libvirt
@@ -100,7 +100,7 @@ def _with_lost(domain: libvirt.virDomain, remembered: Metadata) -> Metadata:
     known = {(volume.pool, volume.name) for volume in remembered.volumes}
     more = snapshots.volumes_then(domain, left.name) if left is not None else ()
     others = (volume for volume in more if (volume.pool, volume.name) not in known)
-    return replace(remembered, volumes=(*remembered.volumes, *others))
+    return remembered._replace(volumes=(*remembered.volumes, *others))
 
 
 def run(hypervisor: Hypervisor, plan_: Plan, progress: Progress) -> dict[str, Any]:

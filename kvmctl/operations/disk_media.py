@@ -154,7 +154,7 @@ def _send(
     pools.upload(pool, volume.name, mine, mine.stat().st_size, mode="0644", progress=progress)
     undo.add(f"delete volume {volume.name}", lambda: pools.delete_volume(hypervisor, volume.pool, volume.name))
     before = metadata.read(change.domain)
-    metadata.write(change.domain, replace(before, volumes=(*before.volumes, volume)))
+    metadata.write(change.domain, before._replace(volumes=(*before.volumes, volume)))
     undo.add("forget the volume", lambda: metadata.write(change.domain, before))
 
 

@@ -1,7 +1,7 @@
 """A VM's disks: list them, plug them in, pull them out."""
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import libvirt
@@ -247,7 +247,7 @@ def _make_volume(hypervisor: Hypervisor, plan: Attach, volume: OwnedVolume, elem
     pools.create_volume(pool, element)
     undo.add(f"delete volume {volume.name}", lambda: pools.delete_volume(hypervisor, volume.pool, volume.name))
     before = metadata.read(plan.domain)
-    metadata.write(plan.domain, replace(before, volumes=(*before.volumes, volume)))
+    metadata.write(plan.domain, before._replace(volumes=(*before.volumes, volume)))
     undo.add("forget the volume", lambda: metadata.write(plan.domain, before))
 
 
@@ -404,7 +404,7 @@ def run_detach(
                 disk_secret.forget(hypervisor, plan.volume.path)
             # It is the user's own now: deleting the VM later must not take it along.
             before = metadata.read(plan.domain)
-            metadata.write(plan.domain, replace(before, volumes=tuple(v for v in before.volumes if v != plan.volume)))
+            metadata.write(plan.domain, before._replace(volumes=tuple(v for v in before.volumes if v != plan.volume)))
     return {**plan.row(), "deleted": deleted}
 
 

@@ -7,7 +7,7 @@ running one is moved by libvirt's own snapshot call, all disks in one transactio
 import contextlib
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import libvirt
@@ -153,7 +153,7 @@ def claim(
     with translated(hypervisor.uri):
         before = metadata.read(domain)
         now = with_layers(before, moved)
-        now = replace(now, volumes=(*now.volumes, *more))
+        now = now._replace(volumes=(*now.volumes, *more))
         paths += [*(volume.path for volume in more if volume.path), *left]
         metadata.write(domain, work_record.begin(now, this_process(), paths))
     undo.add(f"what is remembered of {domain.name()}", lambda: metadata.write(domain, before))
@@ -167,11 +167,11 @@ def with_layers(remembered: Metadata, moved: Sequence[Layer]) -> Metadata:
     bases = {layer.base for layer in moved}
     remembered = foreign_disks.add(remembered, sorted(bases - {volume.path for volume in remembered.volumes}))
     volumes = tuple(
-        replace(volume, role="base") if volume.path in bases and volume.role == "disk" else volume
+        volume._replace(role="base") if volume.path in bases and volume.role == "disk" else volume
         for volume in remembered.volumes
     )
     overlays = tuple(layer.overlay for layer in moved if layer.overlay is not None)
-    return replace(remembered, volumes=(*overlays, *volumes))
+    return remembered._replace(volumes=(*overlays, *volumes))
 
 
 def overlay_element(name: str, capacity: int, base: str, base_format: str) -> xml.Element:
@@ -306,8 +306,8 @@ def unfreeze(hypervisor: Hypervisor, domain: libvirt.virDomain, moved: Sequence[
     with translated(hypervisor.uri):
         now = metadata.read(domain)
         volumes = tuple(
-            replace(volume, role="disk") if volume.path in bases and volume.role == "base" else volume
+            volume._replace(role="disk") if volume.path in bases and volume.role == "base" else volume
             for volume in now.volumes
             if (volume.pool, volume.name) not in overlays
         )
-        metadata.write(domain, replace(now, volumes=volumes))
+        metadata.write(domain, now._replace(volumes=volumes))

@@ -6,9 +6,8 @@ import posixpath
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import libvirt
 
@@ -22,8 +21,7 @@ ATTEMPTS = 100
 PAUSE = 0.05
 
 
-@dataclass(frozen=True)
-class HypervisorFile:
+class HypervisorFile(NamedTuple):
     """A file or block device as libvirt sees it. ``head`` are its first bytes, as many as were asked for."""
 
     path: str

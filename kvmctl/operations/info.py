@@ -1,7 +1,6 @@
 """All there is to know of one VM."""
 
 import contextlib
-from dataclasses import asdict
 from typing import Any
 
 import libvirt
@@ -55,7 +54,7 @@ def info(hypervisor: Hypervisor, name: str, *, sample: bool = True) -> dict[str,
             "disks": _disks(hypervisor, domain, seen, values),
             "nics": _nics(hypervisor, seen, known),
             "pci": [_pci(hypervisor, address) for address in seen.pci],
-            "graphics": [asdict(graphics) for graphics in seen.graphics],
+            "graphics": [graphics._asdict() for graphics in seen.graphics],
             "snapshots": _snapshots(domain),
             "autostart_order": order.order if order is not None else None,
             "autostart_delay_seconds": order.delay if order is not None else None,
@@ -65,7 +64,7 @@ def info(hypervisor: Hypervisor, name: str, *, sample: bool = True) -> dict[str,
             "image": seen.kvmctl.image,
             "user": seen.kvmctl.user,
             "created": seen.kvmctl.created,
-            "ports": [asdict(forward) for forward in seen.kvmctl.forwards],
+            "ports": [forward._asdict() for forward in seen.kvmctl.forwards],
         }
     )
     return row
@@ -90,7 +89,7 @@ def _disks(
             capacity, allocation = _block_info(domain, disk.target)
         rows.append(
             {
-                **asdict(disk),
+                **disk._asdict(),
                 "capacity_bytes": capacity,
                 "allocation_bytes": allocation,
                 "backing_chain": _chain(hypervisor, disk.source),
@@ -122,7 +121,7 @@ def _nics(hypervisor: Hypervisor, seen: DomainView, known: dict[str, list[str]])
     modes: dict[str, str] = {}
     rows = []
     for nic in seen.nics:
-        row = {**asdict(nic), "ips": known.get((nic.mac or "").lower(), [])}
+        row = {**nic._asdict(), "ips": known.get((nic.mac or "").lower(), [])}
         if nic.mode == "network" and nic.source is not None:
             row["mode"] = modes.setdefault(nic.source, _network_mode(hypervisor, nic.source))
         rows.append(row)

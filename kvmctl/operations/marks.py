@@ -1,6 +1,6 @@
 """A VM's switches: whether it starts with its host, and whether delete spares it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import libvirt
@@ -64,5 +64,5 @@ def run(hypervisor: Hypervisor, found: Plan) -> dict[str, Any]:
                 if not found.on:
                     metadata.write(found.domain, start_order.put(metadata.read(found.domain), None))
             else:
-                metadata.write(found.domain, replace(metadata.read(found.domain), protected=found.on))
+                metadata.write(found.domain, metadata.read(found.domain)._replace(protected=found.on))
     return found.row()

@@ -1,7 +1,6 @@
 """What libvirt does not take along: autostart, published ports and reserved addresses."""
 
 import contextlib
-from dataclasses import replace
 from typing import Any, Literal
 
 import libvirt
@@ -83,7 +82,7 @@ def _reservations(hosts: Hosts, domain: libvirt.virDomain, known: Metadata) -> l
             warnings.append(f"{wanted.ip} is not reserved on the destination: {error.message}")
         with contextlib.suppress(KvmctlError, libvirt.libvirtError):
             reservations.release(hosts.hypervisor("source"), wanted)
-    metadata.write(domain, replace(known, reservations=tuple(kept)))
+    metadata.write(domain, known._replace(reservations=tuple(kept)))
     return warnings
 
 

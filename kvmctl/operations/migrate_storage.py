@@ -3,7 +3,6 @@
 import contextlib
 import io
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 import libvirt
 
@@ -133,10 +132,10 @@ def _owned_there(known: Metadata, moves: Iterable[DiskMove], pools_there: Iterab
         for volume in known.volumes:
             move = by_source.get(volume.path or "")
             if move is not None and move.pool is not None:
-                yield replace(volume, pool=move.pool, name=name_of(move), path=move.path)
+                yield volume._replace(pool=move.pool, name=name_of(move), path=move.path)
             elif volume.path is not None and volume.path.rpartition("/")[0] in by_folder:
-                yield replace(volume, pool=by_folder[volume.path.rpartition("/")[0]])
+                yield volume._replace(pool=by_folder[volume.path.rpartition("/")[0]])
             else:
                 yield volume
 
-    return replace(known, volumes=tuple(there()))  # type: ignore[arg-type]  # replace() keeps the type
+    return known._replace(volumes=tuple(there()))  # type: ignore[arg-type]  # replace() keeps the type

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import libvirt
@@ -75,7 +75,7 @@ def listing(hypervisor: Hypervisor, vm: str) -> list[dict[str, Any]]:
 
 def complete(nic: Nic, cards: list[Card], also: tuple[str, ...] = ()) -> Nic:
     """``nic`` with a model and a MAC that nobody has (nor is in ``also``), where it was asked for without."""
-    return replace(nic, model=nic.model or DEFAULT_MODEL, mac=nic.mac or preflight.free_mac(cards, also))
+    return nic._replace(model=nic.model or DEFAULT_MODEL, mac=nic.mac or preflight.free_mac(cards, also))
 
 
 def plan_attach(hypervisor: Hypervisor, vm: str, nic: Nic | None, *, live: bool, config: bool) -> Attachment:
@@ -120,7 +120,7 @@ def _reserve(hypervisor: Hypervisor, plan: Attachment, nic: NetworkNic, undo: Un
     if new:
         before = metadata.read(plan.domain)
         undo.add("forget the reservation", lambda: metadata.write(plan.domain, before))
-        metadata.write(plan.domain, replace(before, reservations=(*before.reservations, made)))
+        metadata.write(plan.domain, before._replace(reservations=(*before.reservations, made)))
 
 
 def _plug(domain: libvirt.virDomain, text: str, flags: int) -> None:
@@ -200,7 +200,7 @@ def _give_back(hypervisor: Hypervisor, domain: libvirt.virDomain, mac: str) -> N
         reservations.release(hypervisor, reservation)
     if gone:
         kept = tuple(r for r in before.reservations if r not in gone)
-        metadata.write(domain, replace(before, reservations=kept))
+        metadata.write(domain, before._replace(reservations=kept))
 
 
 def link(hypervisor: Hypervisor, vm: str, mac: str, *, up: bool, live: bool, config: bool) -> dict[str, Any]:

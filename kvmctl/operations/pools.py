@@ -10,9 +10,8 @@ import io
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, NamedTuple
 
 import libvirt
 
@@ -74,8 +73,7 @@ def ensure_pool(hypervisor: Hypervisor, name: str) -> libvirt.virStoragePool:
     return pool
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """A pool that is there or will be: its name, its directory on its host, libvirt's word for its kind.
 
     ``pool`` is None where it is yet to be made or started, so that nobody can look into it.

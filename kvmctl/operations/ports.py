@@ -10,7 +10,7 @@ import contextlib
 import ipaddress
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -208,7 +208,7 @@ def _add_nat(hypervisor: Hypervisor, plan: Plan, undo: Undo) -> None:
     undo.add("put the firewall back", lambda: sync(hypervisor))
     kept = _reserve(hypervisor, plan.domain, plan.way, now, undo)
     undo.add("forget the forwards", lambda: metadata.write(plan.domain, now))
-    metadata.write(plan.domain, replace(kept, forwards=(*now.forwards, *plan.forwards)))
+    metadata.write(plan.domain, kept._replace(forwards=(*now.forwards, *plan.forwards)))
     sync(hypervisor)
 
 
@@ -225,7 +225,7 @@ def _reserve(hypervisor: Hypervisor, domain: libvirt.virDomain, way: Way, before
             undo.add(f"give the address {made.ip} back", lambda: reservations.release(hypervisor, made))
     if not new:
         return before
-    return replace(before, reservations=(*before.reservations, made))
+    return before._replace(reservations=(*before.reservations, made))
 
 
 def _present_address(domain: libvirt.virDomain, way: Way, network: Network) -> str | None:
@@ -320,7 +320,7 @@ def unpublish_all(hypervisor: Hypervisor, domain: libvirt.virDomain) -> list[str
         if not before.forwards and not before.reservations:
             return []
         behind_nat = bool(before.forwards) and not through_qemu(hypervisor, domain)
-        metadata.write(domain, replace(before, forwards=(), reservations=()))
+        metadata.write(domain, before._replace(forwards=(), reservations=()))
         warnings = []
         if behind_nat:
             try:

@@ -7,7 +7,6 @@ what is in use stays.
 
 import contextlib
 import time
-from dataclasses import replace
 
 import libvirt
 
@@ -123,6 +122,6 @@ def _unfreeze(hypervisor: Hypervisor, domain: libvirt.virDomain, record: WorkRec
     written = snapshots.written_files(domain)
     free = {path for path in record.paths if path in written and not dependents.volumes_on(hypervisor, [path])}
     now = metadata.read(domain)
-    volumes = tuple(replace(v, role="disk") if v.role == "base" and v.path in free else v for v in now.volumes)
+    volumes = tuple(v._replace(role="disk") if v.role == "base" and v.path in free else v for v in now.volumes)
     if volumes != now.volumes:
-        metadata.write(domain, replace(now, volumes=volumes))
+        metadata.write(domain, now._replace(volumes=volumes))

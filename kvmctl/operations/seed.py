@@ -6,9 +6,8 @@ and ``meta-data`` in it (https://docs.cloud-init.io/en/latest/reference/datasour
 
 import io
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvmctl.errors import NotFound, UsageProblem
 
@@ -19,8 +18,7 @@ _KEY_TYPES = ("ssh-ed25519", "ssh-rsa", "ssh-dss", "ecdsa-sha2-", "sk-ssh-ed2551
 LARGEST_TEXT = 1024 * 1024
 
 
-@dataclass(frozen=True)
-class Seed:
+class Seed(NamedTuple):
     """What the guest is told on its first boot. ``user_data`` is the whole text where the user wrote their own."""
 
     instance_id: str

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -302,7 +302,7 @@ def _put_back_metadata(domain: libvirt.virDomain, before: Metadata) -> None:
     What it must know to clean up and to protect belongs to now, not to that moment.
     """
     now = metadata.read(domain)
-    wanted = replace(_with_volumes(before, now.volumes), creator=now.creator)
+    wanted = _with_volumes(before, now.volumes)._replace(creator=now.creator)
     wanted = work_record.put(wanted, work_record.read(now))
     if wanted != now:
         metadata.write(domain, wanted)
@@ -311,4 +311,4 @@ def _put_back_metadata(domain: libvirt.virDomain, before: Metadata) -> None:
 def _with_volumes(remembered: Metadata, more: Iterable[OwnedVolume]) -> Metadata:
     known = {(volume.pool, volume.name) for volume in remembered.volumes}
     others = (volume for volume in more if (volume.pool, volume.name) not in known)
-    return replace(remembered, volumes=(*remembered.volumes, *others))
+    return remembered._replace(volumes=(*remembered.volumes, *others))

@@ -8,7 +8,7 @@ restored from its file.
 import contextlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import libvirt
 
@@ -400,4 +400,4 @@ def _forget(domain: libvirt.virDomain, volumes: Sequence[OwnedVolume]) -> None:
         known = metadata.read(domain)
         names = {(volume.pool, volume.name) for volume in volumes}
         kept = tuple(volume for volume in known.volumes if (volume.pool, volume.name) not in names)
-        metadata.write(domain, replace(known, volumes=kept))
+        metadata.write(domain, known._replace(volumes=kept))

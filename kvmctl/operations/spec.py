@@ -81,7 +81,7 @@ def _reserved(hypervisor: Hypervisor, seen: SeenNic) -> SeenNic:
     network = networks.find_or_none(hypervisor, seen.nic.network)
     if network is None:
         return seen
-    return replace(seen, nic=replace(seen.nic, ip=networks.read(network).reserved(seen.nic.mac or "")))
+    return replace(seen, nic=seen.nic._replace(ip=networks.read(network).reserved(seen.nic.mac or "")))
 
 
 def differences(hypervisor: Hypervisor, spec: Spec) -> tuple[Difference, ...] | None:

@@ -1,7 +1,7 @@
 """Back to just before the last command that changed a VM's disks or definition."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import libvirt
@@ -151,7 +151,7 @@ def _remembered(then: xml.Element, present: Metadata) -> Metadata:
     known = {(volume.pool, volume.name) for volume in present.volumes}
     paths = {disk.path for disk in disks_of(then)}
     again = [v for v in from_domain(then).volumes if v.path in paths and (v.pool, v.name) not in known]
-    return replace(present, volumes=(*present.volumes, *again))
+    return present._replace(volumes=(*present.volumes, *again))
 
 
 def _reservations(hypervisor: Hypervisor, then: Metadata, remembered: Metadata, found: Plan, undo: Undo) -> Metadata:
@@ -169,7 +169,7 @@ def _reservations(hypervisor: Hypervisor, then: Metadata, remembered: Metadata, 
         if new:
             undo.add(f"give {reservation.ip} back", _releaser(hypervisor, reservation))
     kept = [r for r in remembered.reservations if r not in gone]
-    return replace(remembered, reservations=(*kept, *again))
+    return remembered._replace(reservations=(*kept, *again))
 
 
 def _keeper(hypervisor: Hypervisor, reservation: Reservation, vm: str) -> Callable[[], object]:

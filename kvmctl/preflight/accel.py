@@ -5,8 +5,7 @@ hang there.
 """
 
 import contextlib
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import libvirt
 
@@ -21,8 +20,7 @@ X86 = frozenset({"x86_64", "i686"})
 SLOW = "guests run emulated (TCG), several times slower; 'kvmctl host check' says why and what to do"
 
 
-@dataclass(frozen=True)
-class AccelChoice:
+class AccelChoice(NamedTuple):
     """The accelerator, why it is that one, and what the user should be warned of (or None)."""
 
     accel: Accel

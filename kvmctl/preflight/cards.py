@@ -1,7 +1,7 @@
 """Every network card of every VM: who has a MAC, a network, a bridge or a device."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import libvirt
 
@@ -9,8 +9,7 @@ from kvmctl.connection import Hypervisor, is_missing, translated
 from kvmctl.model import xml
 
 
-@dataclass(frozen=True)
-class Card:
+class Card(NamedTuple):
     """One ``<interface>`` of a VM, in its running definition (``live``) or its saved one, or both alike.
 
     ``kind`` is libvirt's type; ``source`` the network, bridge or device, ``portgroup`` aside; ``actual``

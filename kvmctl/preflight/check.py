@@ -1,14 +1,12 @@
 """The result of one read-only look at something that must hold."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Level = Literal["ok", "warn", "fail", "refused", "unknown"]
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """One thing that was looked at.
 
     ``level``: ``ok``, ``warn`` (works, but), ``fail`` (host check: does not work), ``refused``
@@ -23,7 +21,7 @@ class Check:
 
     def as_dict(self) -> dict[str, Any]:
         """``{"name", "level", "detail", "hint"}``."""
-        return asdict(self)
+        return self._asdict()
 
 
 def worst(checks: Iterable[Check]) -> Literal["ok", "warn", "fail", "refused"]:

@@ -9,17 +9,15 @@
 """
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvmctl.errors import UsageProblem
 
 SYSTEM = Path("/etc/kvmctl/config.toml")
 
 
-@dataclass(frozen=True)
-class Thresholds:
+class Thresholds(NamedTuple):
     """Ratios of what guests were promised to what the host has, and whether going past them is refused."""
 
     # More vCPUs a CPU than this and busy guests feel that they wait for one another.

@@ -4,9 +4,8 @@ The database is inside libvirt's client library: its test driver opens without a
 the same tables as the hypervisor's, so that two files can be judged where no libvirt runs.
 """
 
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import libvirt
 
@@ -22,8 +21,7 @@ SMALLEST_HAS = frozenset({"fpu", "vme", "pse"})
 NEVER_MIGRATES = frozenset({"invtsc"})
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """``as_is``: a guest with the whole of A's CPU runs on B. ``migratable``: one with ``baseline`` (``<cpu>``
     XML, None where there is none) runs on both. ``missing_features``: what A has and B has not.
     ``reason`` is None where nothing is in the way."""
@@ -36,7 +34,7 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """``{"migratable", "as_is", "reason", "missing_features", "baseline"}``."""
-        return asdict(self)
+        return self._asdict()
 
 
 class Database:
@@ -164,7 +162,7 @@ def _baseline(database: Database, a: HostCpu, b: HostCpu, common: frozenset[str]
     First libvirt judges the bare models, in both orders, as it asks the database for the vendor of the
     second only: a model whose vendor is not said must not meet another vendor's either.
     """
-    bare = [replace(cpu, features=frozenset(), vendor=_vendor(database, cpu)) for cpu in (a, b)]
+    bare = [cpu._replace(features=frozenset(), vendor=_vendor(database, cpu)) for cpu in (a, b)]
     database.baseline(bare)
     database.baseline(bare[::-1])
     known = database.known(common - NEVER_MIGRATES)

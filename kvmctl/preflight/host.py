@@ -146,7 +146,7 @@ def _kvm_checks(info: CpuInfo, device: host_kvm.Device, root: Root) -> list[Chec
     flag = host_cpu.check(info)
     if flag.level == "fail":
         # Without it guests still run, emulated.
-        flag = replace(flag, level="warn")
+        flag = flag._replace(level="warn")
     checks = [flag, *host_kvm.device_checks(device, info, root)]
     checks += [check for check in (host_kvm.contradiction(device, info, root),) if check is not None]
     checks.append(host_kvm.nested(info, root))

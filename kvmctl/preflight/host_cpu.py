@@ -2,9 +2,8 @@
 
 import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from kvmctl.errors import NotFound, UsageProblem
 from kvmctl.model.names import harmless
@@ -19,8 +18,7 @@ LOCAL = Path("/proc/cpuinfo")
 _AMD = ("AuthenticAMD", "HygonGenuine")
 
 
-@dataclass(frozen=True)
-class CpuInfo:
+class CpuInfo(NamedTuple):
     """What a cpuinfo text says.
 
     ``flag`` is ``vmx`` (Intel) or ``svm`` (AMD) where at least one processor has it. ``processors`` are

@@ -8,8 +8,7 @@ import contextlib
 import ipaddress
 import json
 import subprocess
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvmctl.connection import Hypervisor
 from kvmctl.errors import NotFound, Refused, UsageProblem
@@ -18,8 +17,7 @@ from kvmctl.preflight.here import is_here as is_here
 from kvmctl.preflight.subnet import Taken
 
 
-@dataclass(frozen=True)
-class Link:
+class Link(NamedTuple):
     """One interface. ``kind`` as iproute2 names it (``bridge``, ``macvtap``, ``veth``, …), None for hardware."""
 
     name: str
@@ -31,8 +29,7 @@ class Link:
     addresses: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Route:
+class Route(NamedTuple):
     """One route of the main table: what it leads to and over which device."""
 
     subnet: Subnet
@@ -44,11 +41,10 @@ class Route:
         return self.subnet.prefixlen == 0
 
 
-@dataclass(frozen=True)
-class HostNetwork:
+class HostNetwork(NamedTuple):
     """All of it, at one moment."""
 
-    links: dict[str, Link] = field(default_factory=dict)
+    links: dict[str, Link]
     routes: tuple[Route, ...] = ()
 
     @property

@@ -1,8 +1,7 @@
 """Whether a network card can be plugged in where it shall be: looked at before anything is touched."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import libvirt
 
@@ -23,8 +22,7 @@ MACVTAP_NOTE = (
 )
 
 
-@dataclass(frozen=True)
-class Findings:
+class Findings(NamedTuple):
     """What holds though it is no error: ``warnings`` to think about, ``notes`` to know."""
 
     warnings: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
 """Whether a guest's start, or more CPUs or memory for it, promises more than the host should."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import libvirt
 
@@ -12,8 +12,7 @@ from kvmctl.preflight.configuration import thresholds
 KIB, MIB = 1024, 1024**2
 
 
-@dataclass(frozen=True)
-class Promise:
+class Promise(NamedTuple):
     """What is to be promised to one more guest, or more to one that runs. Memory in bytes."""
 
     vcpus: int

@@ -1,15 +1,13 @@
 """What of a guest a snapshot, or a copy of it, could not hold: each thing named, before anything is touched."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from kvmctl.model import xml
 
 Kind = Literal["internal", "external"]
 
 
-@dataclass(frozen=True)
-class Disk:
+class Disk(NamedTuple):
     """A writable or read-only disk of a domain, as far as snapshots and copies must know it.
 
     ``path`` is None where the disk is no file or block device of the host (network storage, empty drive).

@@ -2,7 +2,7 @@
 
 import ipaddress
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvmctl.errors import Conflict, Refused, UsageProblem
 from kvmctl.model.names import harmless
@@ -26,8 +26,7 @@ _NO_SUBNET_OF_THESE = tuple(
 )
 
 
-@dataclass(frozen=True)
-class Taken:
+class Taken(NamedTuple):
     """A subnet that is in use, and by whom: ``the network 'default'``, ``the host's route over eth0``."""
 
     subnet: Subnet

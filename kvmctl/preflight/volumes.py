@@ -1,8 +1,8 @@
 """Finding what lies at a path of a hypervisor's host, through its storage pools: never by opening it."""
 
 import contextlib
-from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 import libvirt
 
@@ -10,8 +10,7 @@ from kvmctl.connection import Hypervisor, explain, is_missing, translated
 from kvmctl.model import xml
 
 
-@dataclass(frozen=True)
-class VolumeFacts:
+class VolumeFacts(NamedTuple):
     """One volume as libvirt describes it. Sizes in bytes; ``stamp`` is its change time, to the nanosecond."""
 
     pool: str
@@ -25,8 +24,7 @@ class VolumeFacts:
     backing_format: str | None
 
 
-@dataclass(frozen=True)
-class PoolFacts:
+class PoolFacts(NamedTuple):
     """One active pool: ``path`` is its directory (None where it has none), ``free`` in bytes."""
 
     name: str

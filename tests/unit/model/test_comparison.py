@@ -1,7 +1,5 @@
 """When two definitions are the same, and when nobody has changed one since."""
 
-from dataclasses import replace
-
 import pytest
 
 from kvmctl.model import undo_record, xml
@@ -28,7 +26,7 @@ def domain(source: str = "/p/a.qcow2", name: str = "a", remembered: Metadata | N
     "other",
     [
         domain(name="renamed"),
-        domain(source=OVERLAY.path or "", remembered=Metadata(volumes=(OVERLAY, replace(OWN, role="base")))),
+        domain(source=OVERLAY.path or "", remembered=Metadata(volumes=(OVERLAY, OWN._replace(role="base")))),
         domain(remembered=Metadata(volumes=(OWN,), protected=True)),
         domain().replace("<os>", "<os><loader>/x</loader><nvram>/y</nvram>"),
         domain().replace("<devices>", "\n  <devices>"),

@@ -167,7 +167,7 @@ DEVICES = ["watchdog,action=pause", "vsock", "serial", "share=/srv:data,driver=v
 
 def test_devices_are_compared_and_told_again() -> None:
     extras_ = tuple(map(parse_device, DEVICES))
-    now = spec_seen.read(xml.parse(xml.text(build(replace(domain_spec("linux"), extras=extras_)))))
+    now = spec_seen.read(xml.parse(xml.text(build(domain_spec("linux")._replace(extras=extras_)))))
     assert sorted(now.devices) == sorted(DEVICES)
     assert now.beyond == ()
     assert found({"devices": DEVICES[::-1]}, now) == ()
