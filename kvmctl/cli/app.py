@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kvmctl.connection import Hypervisor
 
 OUTPUTS = ("table", "wide", "json", "yaml", "name")
@@ -42,6 +44,36 @@ class App:
         hypervisor = connect(self.uri, events=events)
         self._opened.append(hypervisor)
         return hypervisor
+
+    def connect_ahead(self, *, events: bool = False) -> "Callable[[], Hypervisor]":
+        """Begin what connect() does in a thread; the callable waits for it, and returns or raises as connect() does.
+
+        For a command that has much to import: libvirt answers meanwhile. Not before the command line is known to be
+        good, for connecting may start programs.
+        """
+        from threading import Thread
+
+        opened: list[Hypervisor] = []
+        failed: list[BaseException] = []
+
+        def open_() -> None:
+            try:
+                opened.append(self.connect(events=events))
+                # What every new VM and every move needs first; asked again it costs nothing.
+                _ = opened[0].capabilities
+            except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+                failed.append(error)
+
+        thread = Thread(target=open_, name="connecting", daemon=True)
+        thread.start()
+
+        def wait() -> "Hypervisor":
+            thread.join()
+            if failed:
+                raise failed[0]
+            return opened[0]
+
+        return wait
 
     def close(self) -> None:
         """Close what connect() opened."""

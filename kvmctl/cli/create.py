@@ -141,16 +141,19 @@ def create(ctx: click.Context, /, name: str | None, **given: Any) -> None:
       kvmctl create -f web.yaml
       kvmctl create web-2 -f web.yaml --memory 4G
     """
-    from kvmctl.operations import create as operation
-    from kvmctl.operations import create_plan, create_request
+    from kvmctl.operations import create_request
 
     app: App = ctx.obj
     request = _request(ctx, name, given)
     create_request.check(request)
     if given["wait"] and not given["start"]:
         raise UsageProblem("--wait needs the VM to be started", "leave out --no-start")
+    connected = app.connect_ahead(events=given["wait"] is not None)
+    from kvmctl.operations import create as operation
+    from kvmctl.operations import create_plan
+
     with output.progress(app) as progress:
-        hypervisor = app.connect(events=given["wait"] is not None)
+        hypervisor = connected()
         plan = create_plan.plan(hypervisor, request, progress, bring=not given["dry_run"])
         if given["dry_run"]:
             row = create_plan.described(plan)
