@@ -65,7 +65,6 @@ def set_command(
       kvmctl set web-1 --numa 2 --hugepages --config
       kvmctl set web-1 --boot cdrom,disk --cpu host-passthrough --config
     """
-    from dataclasses import replace
 
     from kvmctl.cli.targets import for_each, resolve
     from kvmctl.model.tuned import from_words
@@ -81,7 +80,7 @@ def set_command(
         title=title,
         description=description,
         autostart=autostart,
-        tuning=replace(from_words(tuned), cpu=tuned["cpu"]),
+        tuning=from_words(tuned)._replace(cpu=tuned["cpu"]),
     )
     if autostart and tuned["autostart_order"]:
         raise UsageProblem(

@@ -1,7 +1,6 @@
 """What a spec says of a VM's tuning: compared with what is so, and told again."""
 
 from collections.abc import Iterator
-from dataclasses import fields
 from typing import Any
 
 from kvmctl.errors import KvmctlError
@@ -21,7 +20,7 @@ KEYS = (
 
 def wanted(spec: Spec, key: str, domain: xml.Element) -> Tuning:
     """What has to be set so that ``key`` is as ``spec`` says; what is pinned and shall not be is let go."""
-    said = {field.name: getattr(spec, field.name) for field in fields(spec) if field.name == key}
+    said = {key: getattr(spec, key)}
     if key == "autostart_delay" and spec.autostart_order is not None:
         said["autostart_order"] = spec.autostart_order
     found = tuned.from_words(said)

@@ -4,8 +4,7 @@ Of one thing by itself see model/tuning.py.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvmctl.errors import NotFound, UsageProblem
 from kvmctl.model import tuning, xml
@@ -23,8 +22,7 @@ _SAYABLE = {
 }
 
 
-@dataclass(frozen=True)
-class Tuning:
+class Tuning(NamedTuple):
     """What to tune; None or empty leaves it. ``cpu_percent`` is of one CPU, for each vCPU; 0 takes the limit away."""
 
     cpu: str | None = None

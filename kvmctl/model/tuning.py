@@ -1,7 +1,7 @@
 """What can be tuned of a VM: the words of ``kvmctl set``, and the XML they mean."""
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvmctl.errors import NotFound, UsageProblem
 from kvmctl.model import xml
@@ -10,8 +10,7 @@ from kvmctl.model.units import KIB, MIB, parse_size
 CPU_MODES = ("host-passthrough", "host-model", "maximum")
 
 
-@dataclass(frozen=True)
-class Pin:
+class Pin(NamedTuple):
     """A vCPU and the host CPUs that it may run on; ``cpus`` empty: on all."""
 
     vcpu: int
@@ -46,8 +45,7 @@ def set_pin(domain: xml.Element, pin: Pin) -> None:
         domain.remove(tune)
 
 
-@dataclass(frozen=True)
-class DiskLimit:
+class DiskLimit(NamedTuple):
     """Operations and bytes a second of a disk; None leaves one, 0 takes it away."""
 
     target: str
@@ -72,8 +70,7 @@ def parse_disk_limit(text: str) -> DiskLimit:
     )
 
 
-@dataclass(frozen=True)
-class NetLimit:
+class NetLimit(NamedTuple):
     """Bytes a second into the guest and out of it; None leaves one, 0 takes it away."""
 
     mac: str
@@ -95,8 +92,7 @@ def parse_net_limit(text: str) -> NetLimit:
     return NetLimit(mac.lower(), rates.get("in"), rates.get("out"))
 
 
-@dataclass(frozen=True)
-class MemoryLimit:
+class MemoryLimit(NamedTuple):
     """Bytes of the host that the guest's QEMU may hold; None leaves a limit, 0 takes it away.
 
     Past ``hard`` the host's kernel kills it; ``soft`` is what it is pressed down to when the host is short.
@@ -146,8 +142,7 @@ def memory_limit_of(domain: xml.Element) -> MemoryLimit:
     return MemoryLimit(*found)
 
 
-@dataclass(frozen=True)
-class Numa:
+class Numa(NamedTuple):
     """``cells`` NUMA nodes in the guest, its vCPUs and memory divided among them; 0: none.
 
     ``host_nodes`` are the host's nodes that all its memory shall come from, as libvirt writes them; None: any.

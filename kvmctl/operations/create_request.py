@@ -64,7 +64,7 @@ class Request(NamedTuple):
     hostname: str | None = None
     seed: bool | None = None
     autostart: bool = False
-    tuning: Tuning = field(default_factory=Tuning)
+    tuning: Tuning = Tuning()
     start: bool = True
     strict: bool = False
 
