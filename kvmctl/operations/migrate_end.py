@@ -58,26 +58,32 @@ class End:
 
     def _tidy(self, truth: Truth) -> list[str]:
         """Nothing left over: no volume on the destination; no note in the guest's metadata that --recover may need."""
-        left = []
+        left = self._give_back(truth)
         if self.made:
-            left = self._tidy_copies(truth)
+            left += self._tidy_copies()
         if truth.settled and not left:
             with contextlib.suppress(KvmctlError, libvirt.libvirtError):
                 remove_note(self.hosts.domain("source"))
         return left
 
-    def _tidy_copies(self, truth: Truth) -> list[str]:
-        from kvmctl.operations import migrate_reclaim, migrate_storage
+    def _give_back(self, truth: Truth) -> list[str]:
+        if not truth.settled or truth.place != "source":
+            return []
+        from kvmctl.operations import migrate_reclaim
 
-        left: list[str] = []
         try:
-            if truth.settled and truth.place == "source":
-                problem = migrate_reclaim.reclaim(self.hosts.domain("source"), self.sides.state, COPY_SECONDS)
-                left += [problem] if problem else []
-            left += migrate_storage.delete(self.hosts.hypervisor("destination"), self.made)
+            problem = migrate_reclaim.reclaim(self.hosts.domain("source"), self.sides.state, COPY_SECONDS)
         except (KvmctlError, libvirt.libvirtError) as error:
-            left += [f"volume {name} of pool {pool} ({error})" for pool, name in self.made]
-        return left
+            return [f"the guest's disks ({error})"]
+        return [problem] if problem else []
+
+    def _tidy_copies(self) -> list[str]:
+        from kvmctl.operations import migrate_storage
+
+        try:
+            return migrate_storage.delete(self.hosts.hypervisor("destination"), self.made)
+        except (KvmctlError, libvirt.libvirtError) as error:
+            return [f"volume {name} of pool {pool} ({error})" for pool, name in self.made]
 
     def _told(self, error: BaseException, truth: Truth, left: list[str]) -> KvmctlError:
         cause = self.steer.given_up or _as_kvmctl(error, self.sides.wish.destination)

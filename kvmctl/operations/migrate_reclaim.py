@@ -1,10 +1,10 @@
-"""Giving a guest its disks back after a move with copied storage that failed.
+"""Giving a guest its disks back after a move that failed.
 
 When QEMU has stopped a guest to hand it over, it also gives up its disks. Where one of them cannot be written out in
-that moment, because the connection of its copy is dead, QEMU before 8.1 ends the move with some disks given up and
-some not, lets the guest go on, and dies of it: in the guest's next write or in the next move (its commit 403d18ae38
-"migration: Handle block device inactivation failures better"). Every ``cont`` takes all disks back first, and libvirt
-sends one when a guest resumes.
+that moment, because the connection of its copy is dead, QEMU before 8.1 lets the guest go on without taking all of them
+back, and dies of it in a later move (its commit 403d18ae38, "migration: Handle block device inactivation failures
+better"). A move that is cancelled just then may end alike. Every ``cont`` takes all disks back first, and libvirt sends
+one when a guest resumes.
 """
 
 import time
@@ -24,14 +24,15 @@ def reclaim(domain: libvirt.virDomain, before: str, patience: float) -> str | No
     ``patience``: how many seconds the copying may take to end.
     """
     try:
+        if not domain.isActive() or not _disks(domain):
+            return None
         copied = _end_copies(domain, patience)
         if copied:
             return f"the copying of {', '.join(copied)} has not ended yet: QEMU waits for its connection"
-        if before == "paused" or not domain.isActive():
-            return None
-        # The guest stands still for some milliseconds.
-        domain.suspend()
-        domain.resume()
+        if before != "paused":
+            # The guest stands still for some milliseconds.
+            domain.suspend()
+            domain.resume()
     except libvirt.libvirtError as error:
         return f"its disks could not be taken back: {explain(error).message}"
     return None
@@ -54,14 +55,17 @@ def _end_copies(domain: libvirt.virDomain, patience: float) -> list[str]:
 
 def _copied(domain: libvirt.virDomain) -> list[str]:
     """The disks that are being copied. A copy that a user has begun shows as ``<mirror>`` and is left alone."""
-    if not domain.isActive():
-        return []
+    own = [dev for dev, mirrored in _disks(domain).items() if not mirrored]
+    return [dev for dev in own if domain.blockJobInfo(dev, 0).get("type") == libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_COPY]
+
+
+def _disks(domain: libvirt.virDomain) -> dict[str, bool]:
+    """The disks that the guest may write to, by target, and whether each is being mirrored by its user."""
     tree = xml.parse(domain.XMLDesc(0), "domain", "domain")
-    targets = [
-        target.get("dev", "")
+    found = [
+        disk
         for disk in tree.iterfind("devices/disk")
-        if disk.get("device", "disk") == "disk"
-        and disk.find("mirror") is None
-        and (target := disk.find("target")) is not None
+        if disk.get("device", "disk") == "disk" and disk.find("readonly") is None
     ]
-    return [dev for dev in targets if domain.blockJobInfo(dev, 0).get("type") == libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_COPY]
+    targets = [(disk.find("target"), disk.find("mirror") is not None) for disk in found]
+    return {target.get("dev", ""): mirrored for target, mirrored in targets if target is not None}

@@ -160,7 +160,7 @@ def _put_in_order(hosts: Hosts, name: str, uuid: str, note: Note | None, truth: 
         sentence = "; ".join([sentence, *warnings])
     else:
         half = note.volumes if note is not None and truth.never_arrived else ()
-        if half and truth.place == "source":
+        if note is not None and truth.place == "source":
             problem = migrate_reclaim.reclaim(hosts.domain("source"), before, PATIENCE_SECONDS)
             if problem is not None:
                 raise Conflict(f"{name}: {sentence}; {problem}", "try again in a minute")

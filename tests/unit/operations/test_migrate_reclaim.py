@@ -14,8 +14,14 @@ COPY = {"type": libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_COPY, "bandwidth": 0, "cur": 1
 class Domain:
     """``jobs``: how many more times each disk is seen being copied; ``refuses``: it does not resume."""
 
-    def __init__(self, jobs: dict[str, int], mirrored: tuple[str, ...] = (), refuses: bool = False) -> None:
-        self.jobs, self.mirrored, self.refuses = jobs, mirrored, refuses
+    def __init__(
+        self,
+        jobs: dict[str, int],
+        mirrored: tuple[str, ...] = (),
+        refuses: bool = False,
+        disks: tuple[str, ...] = ("vda", "vdb"),
+    ) -> None:
+        self.jobs, self.mirrored, self.refuses, self.disks = jobs, mirrored, refuses, disks
         self.done: list[str] = []
 
     def isActive(self) -> int:
@@ -24,7 +30,7 @@ class Domain:
     def XMLDesc(self, _flags: int) -> str:
         disks = "".join(
             f"<disk device='disk'>{MIRROR if dev in self.mirrored else ''}<target dev='{dev}'/></disk>"
-            for dev in ("vda", "vdb")
+            for dev in self.disks
         )
         return f"<domain><devices>{disks}<disk device='cdrom'><target dev='sda'/></disk></devices></domain>"
 
@@ -57,9 +63,11 @@ def test_the_copying_ends_before_the_guest_is_paused_and_resumed() -> None:
     assert domain.done == ["end vda", "end vdb", "suspend", "resume"]
 
 
-def test_a_guest_that_its_user_paused_stays_so() -> None:
+def test_a_guest_that_its_user_paused_stays_so_and_one_without_disks_runs_on() -> None:
     domain: Any = Domain({})
     assert migrate_reclaim.reclaim(domain, "paused", 60) is None and domain.done == []
+    diskless: Any = Domain({}, disks=())
+    assert migrate_reclaim.reclaim(diskless, "running", 60) is None and diskless.done == []
 
 
 def test_a_copy_that_the_user_began_is_left_alone() -> None:
