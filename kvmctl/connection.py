@@ -85,6 +85,7 @@ _MISSING = (
         "hugetlbfs filesystem is not mounted",
         "'mount -t hugetlbfs hugetlbfs /dev/hugepages' there, vm.nr_hugepages sets pages aside; then restart libvirtd",
     ),
+    ("qdisc kind is unknown", "that kernel lacks a module for rate limits: sch_htb, sch_sfq, sch_ingress, act_police"),
     ("unable to map backing store", "see HugePages_Free in /proc/meminfo there; vm.nr_hugepages sets aside more"),
 )
 

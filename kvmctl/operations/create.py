@@ -9,7 +9,7 @@ import libvirt
 from kvmctl.connection import Hypervisor, is_missing, translated
 from kvmctl.errors import KvmctlError, NotFound
 from kvmctl.model import state, xml
-from kvmctl.operations import claim, create_network, disk_secret, pools, removal
+from kvmctl.operations import claim, create_network, disk_secret, limits, pools, removal
 from kvmctl.operations.create_parts import VolumePlan
 from kvmctl.operations.create_plan import Plan
 from kvmctl.operations.progress import Progress
@@ -54,6 +54,9 @@ def run(
                 domain.create()
                 undo.add(f"power off {plan.name}", lambda: removal.power_off(domain))
             create_network.publish(hypervisor, domain, plan.metadata.forwards, undo)
+            with translated(hypervisor.uri):
+                for text in limits.not_in_force(domain, plan.domain):
+                    progress.warn(text)
         if not keep and wait is not None:
             _wait(hypervisor, domain, wait, timeout, progress, keep=False)
         undo.keep()

@@ -16,7 +16,7 @@ from kvmctl.connection import Hypervisor, explain, is_missing, translated
 from kvmctl.errors import Conflict, Refused, TimedOut
 from kvmctl.model import xml
 from kvmctl.model.state import ACTIVE, word
-from kvmctl.operations import ports
+from kvmctl.operations import limits, ports
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.watch import Watch
 from kvmctl.preflight import cards, dependents, nics, overcommit
@@ -157,7 +157,7 @@ def start(
         flags |= libvirt.VIR_DOMAIN_START_FORCE_BOOT if fresh else 0
         goal = {"running", "blocked", "paused"}
         changed = _act(hypervisor, found, lambda: found.domain.createWithFlags(flags), goal)
-        warnings = [*too_much, *ports.reapply(hypervisor, found.domain)]
+        warnings = [*too_much, *ports.reapply(hypervisor, found.domain), *limits.not_in_force(found.domain)]
         return {**found.row(state_of(found.domain), changed=changed), "warnings": warnings}
     return {**found.row(), "warnings": warnings}
 

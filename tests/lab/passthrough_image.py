@@ -21,6 +21,8 @@ _HOST_MODULES = [
     *("crc32c_generic", "ext4"),
     *("vfio-pci", "vfio_iommu_type1", "e1000", "e1000e", "nvme", "xhci-pci", "usb-storage", "sd_mod", "tun"),
     *("vhost_vsock", "mtty"),
+    # A bridge, and what libvirt limits the rate of a card with.
+    *("bridge", "sch_htb", "sch_sfq", "sch_ingress", "cls_u32", "cls_fw", "act_police"),
 ]
 _GUEST_MODULES = [
     *("e1000e", "e1000", "nvme", "xhci-pci", "usb-storage", "sd_mod"),

@@ -137,10 +137,13 @@ def devices_are_given_back_and_others_plugged_in(outer: PassthroughHost, inner: 
         "virsh dumpxml inner --inactive | sed '/<uuid>/d; s/<name>inner/<name>other/; /<hostdev/,/<.hostdev>/d' >/tmp/o"
         " && virsh define /tmp/o"
     )
+    both = "virsh dumpxml inner; virsh dumpxml inner --inactive; virsh dumpxml other"
+    before = outer.shell(both)
     for device, words in ((third, "in use by the running VM inner"), (fourth, "in the definition of VM inner")):
         held = outer.kvmctl("pci", "attach", "other", device, check=False)
         assert held.returncode == 4
         assert words in held.stderr
+    assert outer.shell(both) == before
 
     # A USB stick, plugged in and out.
     (stick,) = [row for row in outer.kvmctl("usb", "list", "-o", "json").json() if row["assignable"]]

@@ -147,6 +147,12 @@ def test_spice_may_be_a_package_of_its_own() -> None:
         (libvirt.VIR_ERR_CONFIG_UNSUPPORTED, "unable to open vhost-vsock device", "modprobe vhost_vsock"),
         (
             libvirt.VIR_ERR_INTERNAL_ERROR,
+            "Child process (tc qdisc add dev vnet0 parent 1:1 handle 2: sfq perturb 10) unexpected exit status 2: "
+            "Error: Specified qdisc kind is unknown.",
+            "sch_sfq",
+        ),
+        (
+            libvirt.VIR_ERR_INTERNAL_ERROR,
             "hugetlbfs filesystem is not mounted or disabled by administrator config",
             "mount -t hugetlbfs",
         ),
