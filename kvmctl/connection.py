@@ -76,7 +76,8 @@ _GONE = (
 _SPICE = "SPICE may be a package of its own here: apt-get install qemu-system-modules-spice"
 
 
-# What the host lacks for a device, by libvirt's words for it.
+_NO_CGROUPS = "libvirt has no control groups on that host: they have to be mounted before libvirtd starts"
+# What the host lacks for a device or a limit, by libvirt's words for it.
 _MISSING = (
     # Debian has it apart from 13 on.
     ("satisfying virtiofsd", "virtiofsd may be a package of its own there: apt-get install virtiofsd"),
@@ -85,6 +86,8 @@ _MISSING = (
         "hugetlbfs filesystem is not mounted",
         "'mount -t hugetlbfs hugetlbfs /dev/hugepages' there, vm.nr_hugepages sets pages aside; then restart libvirtd",
     ),
+    ("controller is not mounted", _NO_CGROUPS),
+    ("cgroup cpu is required", _NO_CGROUPS),
     ("qdisc kind is unknown", "that kernel lacks a module for rate limits: sch_htb, sch_sfq, sch_ingress, act_police"),
     ("unable to map backing store", "see HugePages_Free in /proc/meminfo there; vm.nr_hugepages sets aside more"),
 )

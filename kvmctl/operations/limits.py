@@ -3,7 +3,6 @@
 import libvirt
 
 from kvmctl.model import xml
-from kvmctl.model.names import harmless
 
 
 def not_in_force(domain: libvirt.virDomain, definition: xml.Element | None = None) -> list[str]:
@@ -26,6 +25,5 @@ def not_in_force(domain: libvirt.virDomain, definition: xml.Element | None = Non
     except libvirt.libvirtError as error:
         # What libvirt says of a VM that has no control group.
         if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID and domain.isActive():
-            name = harmless(domain.name())
-            return [f"{' and '.join(found)} of {name} are not in force: libvirt has no control groups on that host"]
+            return [f"its {' and '.join(found)} are not in force: libvirt has no control groups on that host"]
     return []

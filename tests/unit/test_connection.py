@@ -145,6 +145,8 @@ def test_spice_may_be_a_package_of_its_own() -> None:
         # As libvirt 9.0 says them when a guest starts.
         (libvirt.VIR_ERR_OPERATION_FAILED, "Unable to find a satisfying virtiofsd", "apt-get install virtiofsd"),
         (libvirt.VIR_ERR_CONFIG_UNSUPPORTED, "unable to open vhost-vsock device", "modprobe vhost_vsock"),
+        (libvirt.VIR_ERR_OPERATION_INVALID, "cgroup memory controller is not mounted", "no control groups"),
+        (libvirt.VIR_ERR_CONFIG_UNSUPPORTED, "cgroup cpu is required for scheduler tuning", "no control groups"),
         (
             libvirt.VIR_ERR_INTERNAL_ERROR,
             "Child process (tc qdisc add dev vnet0 parent 1:1 handle 2: sfq perturb 10) unexpected exit status 2: "
