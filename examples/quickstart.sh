@@ -154,9 +154,8 @@ remove_all() {
     if kvmctl image info "$image" -o name >/dev/null 2>&1; then run kvmctl image delete "$image" --yes; fi
     # The pool of images is kvmctl's own; the pool default may be others' as well, and stays.
     if [ -z "$(virsh -q vol-list kvmctl-images 2>&1)" ]; then
-      virsh -q pool-destroy kvmctl-images
-      virsh -q pool-delete kvmctl-images || virsh -q pool-start kvmctl-images
-      virsh -q pool-undefine kvmctl-images 2>/dev/null || true
+      virsh -q pool-destroy kvmctl-images && virsh -q pool-delete kvmctl-images &&
+        virsh -q pool-undefine kvmctl-images || true
     fi
   fi
   rm -rf "$state/venv" "$state/installed" "$key" "$key.pub" "$state/quickstart.png"
