@@ -46,10 +46,14 @@ def _reader_left() -> int:
 
 def _from_outside(error: Exception, app: App) -> KvmctlError:
     libvirt = sys.modules.get("libvirt")
+    found: KvmctlError
     if libvirt is not None and isinstance(error, libvirt.libvirtError):
         from kvmctl.connection import explain
 
         found = explain(error, app.uri)
+    elif isinstance(error, SystemError) and isinstance(error.__cause__, (KeyboardInterrupt, Interrupted)):
+        # The signal came while libvirt told Python of an error: its call returned as if there were none.
+        found = Interrupted("interrupted")
     elif isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         found = KvmctlError(f"{where}{error.strerror}")

@@ -4,6 +4,7 @@ When exactly the signal arrives is left to the machine: what is asserted must ho
 """
 
 import contextlib
+import signal
 import subprocess
 from collections.abc import Callable
 
@@ -174,6 +175,19 @@ def test_killed_while_a_running_guest_is_forked(
     host_a.kvmctl("delete", fork, "-y", check=False)
     shows(lambda: console(host_a, vm), "first")
     assert not files(host_a, fork)
+
+    # Ctrl-C is no kill: whatever was made by then is taken back.
+    before = host_a.files()
+    process = subprocess.Popen(
+        host_a.kvmctl_command("clone", vm, fork, "--live"), env=host_a.environment(), stderr=subprocess.PIPE
+    )
+    wait_until(lambda: fork in [domain.name() for domain in host_a.conn.listAllDomains(0)], "the copy's name")
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=120)
+    assert (process.returncode, b"unexpected" in told) == (130, False), told
+    assert host_a.files() == before
+    assert fork not in [domain.name() for domain in host_a.conn.listAllDomains(0)]
+    is_whole(host_a, vm)
 
     # When the copy goes on already: it is cut off, said to be unfinished, and goes altogether.
     process = subprocess.Popen(
