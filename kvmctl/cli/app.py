@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kvmctl.connection import Hypervisor
+    from kvmctl.preflight.asking import Asking
 
 OUTPUTS = ("table", "wide", "json", "yaml", "name")
 
@@ -45,35 +46,23 @@ class App:
         self._opened.append(hypervisor)
         return hypervisor
 
-    def connect_ahead(self, *, events: bool = False) -> "Callable[[], Hypervisor]":
-        """Begin what connect() does in a thread; the callable waits for it, and returns or raises as connect() does.
+    def connect_ahead(
+        self, *, events: bool = False, ask: "Callable[[Hypervisor], object] | None" = None
+    ) -> "Asking[Hypervisor]":
+        """What connect() does, begun in a thread: for a command that has much to import, as libvirt answers meanwhile.
 
-        For a command that has much to import: libvirt answers meanwhile. Not before the command line is known to be
-        good, for connecting may start programs.
+        Not before the command line is known to be good, for connecting may start programs. ``ask`` asks there
+        at once what will be needed first and is remembered.
         """
-        from threading import Thread
+        from kvmctl.preflight.asking import Asking
 
-        opened: list[Hypervisor] = []
-        failed: list[BaseException] = []
+        def open_() -> "Hypervisor":
+            hypervisor = self.connect(events=events)
+            if ask is not None:
+                ask(hypervisor)
+            return hypervisor
 
-        def open_() -> None:
-            try:
-                opened.append(self.connect(events=events))
-                # What every new VM and every move needs first; asked again it costs nothing.
-                _ = opened[0].capabilities
-            except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
-                failed.append(error)
-
-        thread = Thread(target=open_, name="connecting", daemon=True)
-        thread.start()
-
-        def wait() -> "Hypervisor":
-            thread.join()
-            if failed:
-                raise failed[0]
-            return opened[0]
-
-        return wait
+        return Asking(open_)
 
     def close(self) -> None:
         """Close what connect() opened."""

@@ -148,12 +148,12 @@ def create(ctx: click.Context, /, name: str | None, **given: Any) -> None:
     create_request.check(request)
     if given["wait"] and not given["start"]:
         raise UsageProblem("--wait needs the VM to be started", "leave out --no-start")
-    connected = app.connect_ahead(events=given["wait"] is not None)
+    connected = app.connect_ahead(events=given["wait"] is not None, ask=lambda found: found.capabilities)
     from kvmctl.operations import create as operation
     from kvmctl.operations import create_plan
 
     with output.progress(app) as progress:
-        hypervisor = connected()
+        hypervisor = connected.result()
         plan = create_plan.plan(hypervisor, request, progress, bring=not given["dry_run"])
         if given["dry_run"]:
             row = create_plan.described(plan)

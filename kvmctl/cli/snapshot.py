@@ -72,9 +72,10 @@ def create(
       kvmctl snapshot create web before-upgrade --description "last good state"
       kvmctl snapshot create db nightly --disk-only --quiesce
     """
+    connected = app.connect_ahead()
     from kvmctl.operations import snapshot_create
 
-    hypervisor = app.connect()
+    hypervisor = connected.result()
     if not dry_run:
         tidy(app, hypervisor, vm)
     plan = snapshot_create.plan(
@@ -196,11 +197,12 @@ def revert(app: App, vm: str, name: str, keep: str | None, discard: bool, after:
       kvmctl snapshot revert web before-upgrade --keep failed-upgrade
       kvmctl snapshot revert web before-upgrade --discard
     """
-    from kvmctl.operations import snapshot_revert
-
     if keep is not None and discard:
         raise UsageProblem("--keep and --discard contradict each other", "give one of them")
-    hypervisor = app.connect()
+    connected = app.connect_ahead()
+    from kvmctl.operations import snapshot_revert
+
+    hypervisor = connected.result()
     if not dry_run:
         tidy(app, hypervisor, vm)
     plan = snapshot_revert.plan(hypervisor, vm, name, keep=keep, discard=discard, after=after)

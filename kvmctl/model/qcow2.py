@@ -4,7 +4,7 @@ Pure: bytes in, facts out. Whoever has the bytes (from a volume's stream) says w
 """
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvmctl.errors import KvmctlError
 
@@ -15,8 +15,7 @@ MOST_SNAPSHOTS = 65536
 LARGEST_TABLE = 1024 * MOST_SNAPSHOTS
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """What of a qcow2 header is needed to find its snapshots. ``size_bytes`` is the virtual size."""
 
     version: int
@@ -25,8 +24,7 @@ class Header:
     snapshots_offset: int
 
 
-@dataclass(frozen=True)
-class InternalSnapshot:
+class InternalSnapshot(NamedTuple):
     """One entry of the table; ``vm_state_bytes`` is 0 where no memory is in it."""
 
     id: str
@@ -76,8 +74,7 @@ def parse_snapshots(data: bytes, count: int) -> list[InternalSnapshot]:
     return found
 
 
-@dataclass(frozen=True)
-class ClusterTable:
+class ClusterTable(NamedTuple):
     """Where the level 1 table is: if every entry of it is 0, nothing was ever written to the image."""
 
     offset: int

@@ -1,9 +1,8 @@
 """Taking a snapshot: which kind this guest can have, and then libvirt's own."""
 
 import contextlib
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import libvirt
 
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
     from kvmctl.operations.snapshots_external import Files
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What a snapshot will be: of which kind, with the memory or without, and what stands where afterwards."""
 
     vm: str
