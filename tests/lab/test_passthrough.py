@@ -202,24 +202,40 @@ def test_thirty_two_devices_are_seen_in_the_guest(outer: PassthroughHost, inner:
 
 
 @pytest.mark.full
-def test_huge_pages_a_host_node_and_pinning_hold(outer: PassthroughHost) -> None:
-    outer.shell("echo 80 >/proc/sys/vm/nr_hugepages")
+def test_huge_pages_a_host_node_pinning_and_rates_hold(outer: PassthroughHost) -> None:
+    outer.shell("echo 80 >/proc/sys/vm/nr_hugepages; ip link add br9 type bridge && ip link set br9 up")
     outer.kvmctl(
         *("create", "huge", "--kernel", str(outer.images.kernel), "--initrd", str(outer.images.guest)),
         *("--cmdline", "console=ttyS0 quiet no_timer_check", "--memory", "128M", "--vcpus", "1", "--graphics", "none"),
-        *("--net", "none", "--hugepages", "--numa", "1,host=0", "--pin", "0:1", "--memory-limit", "hard=1G", "-q"),
+        *(
+            "--net",
+            "bridge:br9,mac=52:54:00:00:99:01,in=1M,out=2M",
+            "--hugepages",
+            "--numa",
+            "1,host=0",
+            "--pin",
+            "0:1",
+            "--memory-limit",
+            "hard=1G",
+            "-q",
+        ),
         timeout=600,
     )
-    outer.wait_inside("huge", r"pci=0 ")
+    outer.wait_inside("huge", r"pci=1 .* vsock=0 ")
     free = outer.shell("grep HugePages_Free /proc/meminfo").split()
     assert free == ["HugePages_Free:", str(80 - 128 // 2)]
     group = "/sys/fs/cgroup/machine/qemu-*-huge.libvirt-qemu"
     assert outer.shell(f"cat {group}/memory.max {group}/vcpu0/cpuset.cpus").split() == [str(1 << 30), "1"]
     # QEMU's memory comes from the host's node alone.
     assert "bind:0" in outer.shell("grep -h hugepages /proc/$(cat /run/libvirt/qemu/huge.pid)/numa_maps")
+    # The kernel's queue of what goes to the guest.
+    queue = "tc class show dev $(ls /sys/class/net/br9/brif)"
+    assert "rate 8192Kbit" in outer.shell(queue)
+    outer.kvmctl("set", "huge", "--net-limit", "52:54:00:00:99:01,in=2M,out=0")
+    assert "rate 16384Kbit" in outer.shell(queue)
     before = outer.shell("virsh dumpxml huge")
     refused = outer.kvmctl("create", "more", "--pxe", "--net", "user", "--memory", "64M", "--hugepages", check=False)
     assert (refused.returncode, "HugePages_Free" in refused.stderr) == (7, True), refused.stderr
     assert outer.shell("virsh dumpxml huge") == before and "more" not in outer.shell("virsh list --all")
     outer.kvmctl("delete", "huge", "-y")
-    outer.shell("echo 0 >/proc/sys/vm/nr_hugepages")
+    outer.shell("echo 0 >/proc/sys/vm/nr_hugepages; ip link delete br9")
