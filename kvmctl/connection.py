@@ -86,6 +86,7 @@ _MISSING = (
         "hugetlbfs filesystem is not mounted",
         "'mount -t hugetlbfs hugetlbfs /dev/hugepages' there, vm.nr_hugepages sets pages aside; then restart libvirtd",
     ),
+    ("/cpu.weight'", "with control groups v2 CPU shares are 1 to 10000"),
     ("controller is not mounted", _NO_CGROUPS),
     ("cgroup cpu is required", _NO_CGROUPS),
     ("qdisc kind is unknown", "that kernel lacks a module for rate limits: sch_htb, sch_sfq, sch_ingress, act_police"),
