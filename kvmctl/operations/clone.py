@@ -63,8 +63,9 @@ def row(plan: Plan, copy: Copy, seconds: float) -> dict[str, Any]:
 def take_name(hypervisor: Hypervisor, plan: Plan, copy: Copy, undo: Undo, more: Sequence[OwnedVolume] = ()) -> None:
     """Hold the copy's name, with all that is about to be made for it (and ``more``), before the first volume is."""
     volumes = [*copy.volumes(), *more]
-    domain = claim.take(hypervisor, copy.identity.name, copy.identity.uuid, plan.hardware, volumes, copy.leftover)
-    undo.add(f"undefine {copy.identity.name}", lambda: removal.undefine(domain))
+    with undo.step():
+        domain = claim.take(hypervisor, copy.identity.name, copy.identity.uuid, plan.hardware, volumes, copy.leftover)
+        undo.add(f"undefine {copy.identity.name}", lambda: removal.undefine(domain))
 
 
 def make_overlays(hypervisor: Hypervisor, copy: Copy, undo: Undo) -> None:

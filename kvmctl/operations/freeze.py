@@ -155,8 +155,9 @@ def claim(
         now = with_layers(before, moved)
         now = now._replace(volumes=(*now.volumes, *more))
         paths += [*(volume.path for volume in more if volume.path), *left]
-        metadata.write(domain, work_record.begin(now, this_process(), paths))
-    undo.add(f"what is remembered of {domain.name()}", lambda: metadata.write(domain, before))
+        with undo.step():
+            metadata.write(domain, work_record.begin(now, this_process(), paths))
+            undo.add(f"what is remembered of {domain.name()}", lambda: metadata.write(domain, before))
 
 
 def with_layers(remembered: Metadata, moved: Sequence[Layer]) -> Metadata:
@@ -193,8 +194,9 @@ def overlay_element(name: str, capacity: int, base: str, base_format: str) -> xm
 def make_overlay(hypervisor: Hypervisor, overlay: OwnedVolume, layer: Layer, undo: Undo) -> None:
     """Make an empty overlay above the layer's base."""
     pool = pools.ensure_pool(hypervisor, overlay.pool)
-    pools.create_volume(pool, overlay_element(overlay.name, layer.capacity_bytes, layer.base, layer.base_format))
-    undo.add(f"delete volume {overlay.name}", lambda: pools.delete_volume(hypervisor, overlay.pool, overlay.name))
+    with undo.step():
+        pools.create_volume(pool, overlay_element(overlay.name, layer.capacity_bytes, layer.base, layer.base_format))
+        undo.add(f"delete volume {overlay.name}", lambda: pools.delete_volume(hypervisor, overlay.pool, overlay.name))
 
 
 def _freeze_stopped(hypervisor: Hypervisor, domain: libvirt.virDomain, moved: Sequence[Layer], undo: Undo) -> None:
