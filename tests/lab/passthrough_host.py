@@ -34,12 +34,12 @@ class PassthroughHost:
 
     Its file system is this machine's, with changes kept in its memory; /var/lib/libvirt is a disk of its own.
     On its buses: 0000:01:01.0 and 0000:01:02.0 (e1000, one IOMMU group, behind a PCI bridge); then ``nics``
-    (e1000e) and ``nvmes``, each alone in its group; a USB stick on an xHCI controller of the root bus. ``mdev`` is
-    the UUID of a mediated device. It has control groups (v2), and vsocks for its guests.
+    (e1000e) and ``nvmes``, each alone in its group; a USB stick on an xHCI controller of the root bus. It has
+    control groups (v2). With ``everything`` also vsocks for its guests, and ``mdev``: a mediated device's UUID.
     """
 
-    def __init__(self) -> None:
-        self.images = passthrough_image.passthrough()
+    def __init__(self, everything: bool = False) -> None:
+        self.images = passthrough_image.passthrough(everything)
         self.nics = [f"0000:{FIRST_BUS + index:02x}:00.0" for index in range(NICS)]
         self.nvmes = [f"0000:{FIRST_BUS + NICS + index:02x}:00.0" for index in range(NVMES)]
         self.mdev = "4b20d080-1b54-4048-85b3-a6a62d165c01"

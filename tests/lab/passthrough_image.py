@@ -20,14 +20,14 @@ _HOST_MODULES = [
     # ext4 asks for its checksum by an alias, which insmod does not follow.
     *("crc32c_generic", "ext4"),
     *("vfio-pci", "vfio_iommu_type1", "e1000", "e1000e", "nvme", "xhci-pci", "usb-storage", "sd_mod", "tun"),
+]
+_GUEST_MODULES = ["e1000e", "e1000", "nvme", "xhci-pci", "usb-storage", "sd_mod"]
+# What only the tests with everything need: a mediated device and vsocks, a bridge and what libvirt limits rates with.
+_MORE_HOST_MODULES = [
     *("vhost_vsock", "mtty"),
-    # A bridge, and what libvirt limits the rate of a card with.
     *("bridge", "sch_htb", "sch_sfq", "sch_ingress", "cls_u32", "cls_fw", "act_police"),
 ]
-_GUEST_MODULES = [
-    *("e1000e", "e1000", "nvme", "xhci-pci", "usb-storage", "sd_mod"),
-    *("virtio_pci", "vmw_vsock_virtio_transport"),
-]
+_MORE_GUEST_MODULES = ["virtio_pci", "vmw_vsock_virtio_transport"]
 
 
 @dataclass(frozen=True)
@@ -39,28 +39,36 @@ class Images:
     guest: Path
 
 
-def passthrough() -> Images:
-    """Build them where they are not there yet: the kernel's package is downloaded, which takes some seconds."""
+def passthrough(everything: bool) -> Images:
+    """Build them where they are not there yet: the kernel's package is downloaded, which takes some seconds.
+
+    With ``everything`` a driver is compiled, too: see mtty.py.
+    """
     kernel = images.kernel_of("linux-image-amd64")
     scripts = [images.HERE / f"passthrough_{name}.sh" for name in ("init", "host", "guest")]
     recipe = [Path(__file__), Path(images.__file__), *scripts]
-    sample = mtty.module(kernel[0])
+    sample = mtty.module(kernel[0]) if everything else None
+    host_modules = [*_HOST_MODULES, *(_MORE_HOST_MODULES if everything else [])]
+    guest_modules = [*_GUEST_MODULES, *(_MORE_GUEST_MODULES if everything else [])]
 
     def build(folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder) as place:
             work = Path(place)
             unpacked = images.unpack(kernel, work / "kernel")
             (folder / "vmlinux").write_bytes(_decompressed(next((unpacked / "boot").glob("vmlinuz-*")).read_bytes()))
-            shutil.copy(sample, unpacked / "lib/modules")
+            if sample is not None:
+                shutil.copy(sample, unpacked / "lib/modules")
             agent = images.unpack("qemu-guest-agent", work / "agent") / "usr/sbin/qemu-ga"
             host, guest = work / "host", work / "guest"
-            _fill(host, unpacked, _HOST_MODULES, scripts[0], [scripts[1], agent])
+            _fill(host, unpacked, host_modules, scripts[0], [scripts[1], agent])
             images.pack(host, folder / "host")
-            _fill(guest, unpacked, _GUEST_MODULES, scripts[2])
-            images.add_program(guest, agent, "/lab/qemu-ga")
+            _fill(guest, unpacked, guest_modules, scripts[2])
+            if everything:
+                images.add_program(guest, agent, "/lab/qemu-ga")
             images.pack(guest, folder / "guest")
 
-    made = images.kept("passthrough", [*kernel, sample.read_bytes(), *(path.read_bytes() for path in recipe)], build)
+    read = [*recipe, *([sample] if sample is not None else [])]
+    made = images.kept("passthrough", [*kernel, *(path.read_bytes() for path in read)], build)
     return Images(made / "vmlinux", made / "host", made / "guest")
 
 
