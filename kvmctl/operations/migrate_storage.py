@@ -128,7 +128,7 @@ def _owned_there(known: Metadata, moves: Iterable[DiskMove], pools_there: Iterab
     by_source = {move.source: move for move in moves if move.action == "copy"}
     by_folder = {str(pool.path): pool.name for pool in pools_there if pool.path is not None}
 
-    def there() -> Iterator[object]:
+    def there() -> Iterator[metadata.OwnedVolume]:
         for volume in known.volumes:
             move = by_source.get(volume.path or "")
             if move is not None and move.pool is not None:
@@ -138,4 +138,4 @@ def _owned_there(known: Metadata, moves: Iterable[DiskMove], pools_there: Iterab
             else:
                 yield volume
 
-    return known._replace(volumes=tuple(there()))  # type: ignore[arg-type]  # replace() keeps the type
+    return known._replace(volumes=tuple(there()))

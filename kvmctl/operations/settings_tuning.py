@@ -1,5 +1,6 @@
 """The settings of ``set`` that tune a VM: CPU, pinning, shares, limits, huge pages, boot order."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -174,7 +175,7 @@ def _pins(domain: libvirt.virDomain, name: str, wanted: Tuning, tree: xml.Elemen
             what = f"vCPU {pin.vcpu} on CPUs {','.join(map(str, sorted(pin.cpus))) or 'all'} {_where(flag)}"
             if flag == CONFIG and not pin.cpus:
                 # libvirt would write down all of today's CPUs.
-                found.append(_redefine(domain, what, lambda tree, pin=pin: tuning.set_pin(tree, pin)))  # type: ignore[misc]
+                found.append(_redefine(domain, what, functools.partial(tuning.set_pin, pin=pin)))
                 continue
             found.append((what, _pinner(domain, pin.vcpu, asked, flag), _pinner(domain, pin.vcpu, before, flag)))
     return found
