@@ -15,7 +15,7 @@ class KvmctlError(Exception):
     """
 
     code: ClassVar[str] = "failure"
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)

@@ -87,4 +87,4 @@ class _AllFailed(Partial):
 
     def __init__(self, like: KvmctlError) -> None:
         super().__init__(like.message)
-        self.exit_code = like.exit_code  # type: ignore[misc]
+        self.exit_code = like.exit_code

@@ -3,6 +3,7 @@
 import ipaddress
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 from kvmctl.errors import NotFound, UsageProblem
 from kvmctl.model.metadata import Forward
@@ -38,8 +39,8 @@ def parse_forward(text: str) -> tuple[Forward, ...]:
     host, guest = _range(parts[0], shown), _range(parts[1], shown)
     if len(host) != len(guest):
         raise UsageProblem(f"{shown}: {len(host)} host ports cannot lead to {len(guest)} guest ports", _HINT)
-    kind = "udp" if protocol == "udp" else "tcp"
-    return tuple(Forward(kind, h, g, address) for h, g in zip(host, guest, strict=True))  # type: ignore[arg-type]
+    kind: Literal["tcp", "udp"] = "udp" if protocol == "udp" else "tcp"
+    return tuple(Forward(kind, h, g, address) for h, g in zip(host, guest, strict=True))
 
 
 def _range(text: str, shown: str) -> range:

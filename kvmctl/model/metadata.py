@@ -11,13 +11,17 @@ NAMESPACE = "urn:kvmctl:vm:1"
 PREFIX = "kvmctl"
 
 
+_Role = Literal["disk", "seed", "memory", "base", "other"]
+_ROLES: dict[str, _Role] = {"disk": "disk", "seed": "seed", "memory": "memory", "base": "base"}
+
+
 class OwnedVolume(NamedTuple):
     """A storage volume that kvmctl made for this VM, and so deletes with it."""
 
     pool: str
     name: str
     path: str | None = None
-    role: Literal["disk", "seed", "memory", "base", "other"] = "disk"
+    role: _Role = "disk"
 
 
 class Forward(NamedTuple):
@@ -185,9 +189,7 @@ def _volume(element: xml.Element) -> OwnedVolume | None:
     pool, name, role = element.get("pool"), element.get("name"), element.get("role", "disk")
     if not pool or not name:
         return None
-    known: Literal["disk", "seed", "memory", "base", "other"]
-    known = role if role in ("disk", "seed", "memory", "base") else "other"  # type: ignore[assignment]
-    return OwnedVolume(pool, name, element.get("path"), known)
+    return OwnedVolume(pool, name, element.get("path"), _ROLES.get(role, "other"))
 
 
 def _forward(element: xml.Element) -> Forward | None:

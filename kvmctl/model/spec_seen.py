@@ -10,7 +10,7 @@ from kvmctl.model import domain_view, extras, metadata, start_order, tuned, xml
 from kvmctl.model.domain_os import os_name
 from kvmctl.model.domain_view import DomainView
 from kvmctl.model.metadata import Forward, OwnedVolume
-from kvmctl.model.nic import BridgeNic, MacvtapNic, NetworkNic, Nic, UserNic
+from kvmctl.model.nic import MACVTAP_MODES, BridgeNic, MacvtapNic, NetworkNic, Nic, UserNic, check_macvtap_mode
 from kvmctl.model.start_order import StartOrder
 
 _OSINFO = "http://libosinfo.org/xmlns/libvirt/domain/1.0"
@@ -166,8 +166,8 @@ def _nic(element: xml.Element, remembered: metadata.Metadata) -> SeenNic:
         nic = NetworkNic(view.source, ip=kept)
     elif view.mode == "bridge" and view.source:
         nic = BridgeNic(view.source)
-    elif view.mode == "macvtap" and view.source and view.macvtap_mode in ("bridge", "vepa", "private", "passthrough"):
-        nic = MacvtapNic(view.source, view.macvtap_mode)  # type: ignore[arg-type]  # just checked, word by word
+    elif view.mode == "macvtap" and view.source and view.macvtap_mode in MACVTAP_MODES:
+        nic = MacvtapNic(view.source, check_macvtap_mode(view.macvtap_mode))
     if nic is None:
         return SeenNic(view.mode, None)
     # libvirt counts in KiB a second.

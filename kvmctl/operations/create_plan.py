@@ -190,7 +190,8 @@ def _with_boot(element: xml.Element, request: Request, parts: "Parts", index: in
 def _hardware(hypervisor: Hypervisor, request: Request) -> tuple[domains.Hardware, AccelChoice, xml.Element]:
     host = xml.parse(hypervisor.capabilities, "capabilities", "capabilities")
     arch = request.arch or host.findtext("host/cpu/arch") or "x86_64"
-    guests = {g.get("name", ""): g for g in host.iterfind("guest/arch") if g.getparent().findtext("os_type") == "hvm"}  # type: ignore[union-attr]
+    whole = [guest for guest in host.iterfind("guest") if guest.findtext("os_type") == "hvm"]
+    guests = {found.get("name", ""): found for guest in whole for found in guest.iterfind("arch")}
     if arch not in guests:
         raise UsageProblem(
             f"{hypervisor.uri} runs no guests of the architecture {arch[:40]!a}",

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -109,20 +110,26 @@ def _open(stack: contextlib.ExitStack, path: Path) -> tuple[BinaryIO, int]:
     return stack.enter_context(os.fdopen(descriptor, "rb")), status.st_size
 
 
-def _decompress(source: BinaryIO, how: str, target: Path, shown: str, progress: Progress) -> None:
-    """Undo gzip, xz or bzip2 into ``target``, as a sparse file, and stop at what fits neither disk nor reason."""
+def _decompressing(source: BinaryIO, how: str) -> io.BufferedIOBase:
     import bz2
     import gzip
+    import lzma
+
+    if how == "gzip":
+        return gzip.GzipFile(fileobj=source)
+    return lzma.LZMAFile(source) if how == "xz" else bz2.BZ2File(source)
+
+
+def _decompress(source: BinaryIO, how: str, target: Path, shown: str, progress: Progress) -> None:
+    """Undo gzip, xz or bzip2 into ``target``, as a sparse file, and stop at what fits neither disk nor reason."""
     import lzma
 
     total = os.fstat(source.fileno()).st_size
     room = shutil.disk_usage(target.parent).free
     source.seek(0)
-    opened: BinaryIO
-    opened = {"gzip": gzip.open, "xz": lzma.open, "bzip2": bz2.open}[how](source)  # type: ignore[operator]
     done = 0
     try:
-        with opened, target.open("xb") as out:
+        with _decompressing(source, how) as opened, target.open("xb") as out:
             while data := opened.read(MIB):
                 done += len(data)
                 if done > LARGEST_DECOMPRESSED:
@@ -139,7 +146,7 @@ def _decompress(source: BinaryIO, how: str, target: Path, shown: str, progress: 
                     out.write(data)
                 progress.amount(f"decompressing {shown}", source.tell(), total)
             out.truncate(done)
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, OSError) as error:
+    except (EOFError, lzma.LZMAError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise KvmctlError(f"decompressing {shown}: {error.strerror}") from None
         raise Refused(f"{shown} is damaged or truncated: {error}", "copy or download it again") from None

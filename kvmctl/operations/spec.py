@@ -1,5 +1,6 @@
 """Making VMs be as their specs say: look, say what differs, create or change; each VM all of it or nothing."""
 
+import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -216,7 +217,7 @@ def _change_ports(hypervisor: Hypervisor, plan: Plan, undo: Undo) -> None:
     ):
         if forwards:
             act(forwards)
-            undo.add(f"{what} {', '.join(map(written, forwards))}", lambda back=back, old=forwards: back(old))  # type: ignore[misc]
+            undo.add(f"{what} {', '.join(map(written, forwards))}", functools.partial(back, forwards))
 
 
 def _row(plan: Plan, uuid: str | None, state: str, *, created: bool, warnings: list[str]) -> dict[str, Any]:

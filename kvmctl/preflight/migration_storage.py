@@ -1,7 +1,9 @@
 """Each disk of the guest: seen by both hosts, or to be copied and room for it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import PurePosixPath
+from typing import Literal
 
 from kvmctl.connection import translated
 from kvmctl.model import xml
@@ -105,17 +107,18 @@ class _Facts:
         self.there = volumes.find(sides.destination, path)
         self.same = volumes.is_same_file(sides.source, sides.destination, path)
 
-    def move(self, **more: object) -> DiskMove:
+    def move(self, action: Literal["shared", "copy"]) -> DiskMove:
+        """What every move of this disk has in common."""
         here = self.here
-        base = {
-            "target": self.dev,
-            "source": self.path,
-            "format": self.format,
-            "readonly": self.readonly,
-            "capacity": here.capacity if here is not None else 0,
-            "allocation": here.allocation if here is not None else 0,
-        }
-        return DiskMove(**{**base, **more})  # type: ignore[arg-type]  # every key is a field above or the caller's
+        return DiskMove(
+            target=self.dev,
+            source=self.path,
+            action=action,
+            format=self.format,
+            readonly=self.readonly,
+            capacity=here.capacity if here is not None else 0,
+            allocation=here.allocation if here is not None else 0,
+        )
 
 
 def _path_in_pool(sides: Sides, source: xml.Element) -> str | None:
@@ -126,7 +129,7 @@ def _path_in_pool(sides: Sides, source: xml.Element) -> str | None:
 
 
 def _shared(facts: _Facts, found: Storage, seen: str) -> None:
-    found.moves.append(facts.move(action="shared", unsafe=facts.same is True))
+    found.moves.append(replace(facts.move("shared"), unsafe=facts.same is True))
     if facts.cache in ("writeback", "unsafe") and not facts.readonly:
         found.checks.append(
             Check(
@@ -142,7 +145,7 @@ def _shared(facts: _Facts, found: Storage, seen: str) -> None:
 
 def _unseen(facts: _Facts, found: Storage) -> None:
     """No pool of a host holds the path, so nothing tells whether the other one has the same file."""
-    found.moves.append(facts.move(action="shared", unsafe=facts.sides.wish.trust_storage))
+    found.moves.append(replace(facts.move("shared"), unsafe=facts.sides.wish.trust_storage))
     blind = facts.sides.source.uri if facts.here is None else facts.sides.destination.uri
     folder = PurePosixPath(facts.path).parent
     hint = f"make {folder} a storage pool there ('virsh -c {blind} pool-create-as NAME dir --target {folder}')"
@@ -189,8 +192,8 @@ def _copied(facts: _Facts, found: Storage) -> None:
         found.checks.append(Check(facts.title, "refused", detail, "start the guest, or add --copy-storage-inc"))
         return
     found.moves.append(
-        facts.move(
-            action="copy",
+        replace(
+            facts.move("copy"),
             pool=pool.name,
             path=path,
             backing=backing,

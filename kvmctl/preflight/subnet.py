@@ -47,7 +47,8 @@ def parse_subnet(text: str) -> Subnet:
     except ValueError:
         raise _why_no_subnet(text) from None
     for special, what in _NO_SUBNET_OF_THESE:
-        if subnet.version == special.version and subnet.subnet_of(special):  # type: ignore[arg-type]
+        # An address of the other version is in none of them.
+        if subnet.prefixlen >= special.prefixlen and subnet.network_address in special:
             raise UsageProblem(f"the subnet {subnet} is for {what}", "use a private one, like 192.168.50.0/24")
     if subnet.version == 4 and not 8 <= subnet.prefixlen <= 30:
         raise UsageProblem(f"the subnet {subnet} is no size for a network of guests", "use a prefix from /8 to /30")
