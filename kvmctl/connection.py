@@ -388,5 +388,5 @@ def client_configuration() -> str:
     if os.geteuid() == 0:
         return "/etc/libvirt/libvirt.conf"
     # Not by pathlib: every list would pay 7 ms for its import.
-    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111 - see above
     return f"{home}/libvirt/libvirt.conf"

@@ -1,5 +1,6 @@
 """Starting up, listing and creating, against virsh and virt-install."""
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -41,7 +42,7 @@ def run(host: Host, kvmctl: str, rounds: int) -> list[Row]:
             compare(
                 f"kvmctl {option}",
                 "virsh --version",
-                lambda o=option: quietly([kvmctl, o], env),  # type: ignore[misc]
+                functools.partial(quietly, [kvmctl, option], env),
                 lambda: quietly(["virsh", "--version"], env),
                 rounds,
                 goal,
