@@ -186,6 +186,7 @@ class Hypervisor:
         scheme, _, rest = self.uri.partition("://")
         self.driver, _, self.transport = scheme.partition("+")
         self.is_session = rest.partition("?")[0].rstrip("/").endswith("/session")
+        self._asking, self._asked = threading.Lock(), 0
 
     @cached_property
     def host(self) -> str | None:
@@ -221,9 +222,27 @@ class Hypervisor:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; what libvirt says about one that is gone already does not matter."""
+        """Close the connection; what libvirt says about one that is gone already does not matter.
+
+        Not one on which answers() still waits: another thread uses it, and the process is about to end.
+        """
+        with self._asking:
+            if not self._asked:
+                with contextlib.suppress(libvirt.libvirtError):
+                    self.conn.close()
+            if self in live:
+                live.remove(self)
+
+    def answers(self) -> None:
+        """Return when libvirt has answered a small question, whichever way: for a thread that may wait for ever."""
+        with self._asking:
+            if self not in live:
+                return
+            self._asked += 1
         with contextlib.suppress(libvirt.libvirtError):
-            self.conn.close()
+            self.conn.getLibVersion()
+        with self._asking:
+            self._asked -= 1
 
     def find(self, name: str) -> libvirt.virDomain:
         """The domain with this running id, name or UUID (in that order, as virsh has it).
@@ -312,19 +331,29 @@ def connect(uri: str | None = None, *, read_only: bool = False, events: bool = F
             raise refused from None
 
 
+# The connections that connect() opened, and the URIs that it is about to: who waits for libvirt, and where.
+live: list[Hypervisor] = []
+opening: list[str] = []
+
+
 def _open(uri: str, read_only: bool, events: bool) -> Hypervisor:
+    opening.append(uri)
     try:
         conn = libvirt.openReadOnly(uri) if read_only else libvirt.open(uri)
+        if events:
+            with contextlib.suppress(libvirt.libvirtError):
+                conn.setKeepAlive(5, 5)
+        hypervisor = Hypervisor(conn)
+        live.append(hypervisor)
+        return hypervisor
     except libvirt.libvirtError as error:
         found = explain(error, uri)
         if not isinstance(found, ConnectionFailed):
             # Whatever kept the connection from opening, to the user it is a connection that failed.
             found = ConnectionFailed(f"{found.message} ({uri})", found.hint or "check the URI given with -c")
         raise found from error
-    if events:
-        with contextlib.suppress(libvirt.libvirtError):
-            conn.setKeepAlive(5, 5)
-    return Hypervisor(conn)
+    finally:
+        opening.remove(uri)
 
 
 def leads_elsewhere(uri: str) -> bool:

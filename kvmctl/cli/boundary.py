@@ -1,40 +1,44 @@
 """The only place where an error becomes an exit code."""
 
 import os
-import signal
 import sys
 from collections.abc import Callable
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
+from kvmctl.cli import interrupt
 from kvmctl.cli.app import App
 from kvmctl.errors import Interrupted, KvmctlError, Partial
 
 
 def guarded(app: App, arguments: list[str], command: Callable[[], int]) -> int:
     """Run ``command`` and return the exit code, its errors shown as ``app`` and ``arguments`` want them."""
-    signal.signal(signal.SIGTERM, _terminated)
-    try:
-        code = command()
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:
-        return _reader_left()
-    except KeyboardInterrupt:
-        return _report(app, arguments, Interrupted("interrupted"))
-    except Partial as error:
-        # Every target's own error was shown when it happened.
-        return _code(app, error)
-    except KvmctlError as error:
-        return _report(app, arguments, error)
-    except Exception as error:  # noqa: BLE001 - the one boundary: nothing leaves it as a traceback
-        return _report(app, arguments, _from_outside(error, app))
-    finally:
-        app.close()
 
+    def tell(text: str) -> None:
+        from kvmctl.cli import output
 
-def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise Interrupted("interrupted (SIGTERM)")
+        output.warn(app, text)
+
+    def leave(error: KvmctlError) -> None:
+        os._exit(_report(app, arguments, error))
+
+    with interrupt.Interruptible(tell, leave) as watch:
+        try:
+            code = command()
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:
+            return _reader_left()
+        except KeyboardInterrupt:
+            return _report(app, arguments, watch.truth(Interrupted("interrupted")))
+        except Partial as error:
+            # Every target's own error was shown when it happened.
+            return _code(app, error) if watch.cut is None else _report(app, arguments, watch.truth(error))
+        except KvmctlError as error:
+            return _report(app, arguments, watch.truth(error))
+        except Exception as error:  # noqa: BLE001 - the one boundary: nothing leaves it as a traceback
+            return _report(app, arguments, watch.truth(_from_outside(error, app)))
+        finally:
+            app.close()
 
 
 def _reader_left() -> int:

@@ -15,6 +15,7 @@ from kvmctl.operations.migrate_note import remove_note
 from kvmctl.operations.migrate_steer import Steer
 from kvmctl.operations.migrate_truth import Hosts, Truth, forget_source, settle
 from kvmctl.operations.progress import Progress
+from kvmctl.operations.undo import disregard
 from kvmctl.preflight.migration_sides import Sides
 
 # A copy ends at once where its connection lives or is seen to be dead; else TCP decides, and --recover waits for it.
@@ -138,7 +139,7 @@ def _undisturbed() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    held = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    held = {number: signal.signal(number, disregard) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

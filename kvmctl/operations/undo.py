@@ -9,6 +9,13 @@ from types import FrameType, TracebackType
 from kvmctl.errors import Interrupted, KvmctlError, with_leftovers
 
 
+def disregard(_number: int, _frame: FrameType | None) -> None:
+    """A signal's handler that does nothing.
+
+    Other than with SIG_IGN, who watches the signals of this process still hears of it: see kvmctl.cli.interrupt.
+    """
+
+
 class Undo:
     """A stack of steps to take back. Use it in a ``with``; leave with an exception and they are undone.
 
@@ -73,7 +80,7 @@ class Undo:
         """Undo now, newest step first, and return what could not be undone."""
         leftovers = []
         in_main = threading.current_thread() is threading.main_thread()
-        held = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)} if in_main else {}
+        held = {s: signal.signal(s, disregard) for s in (signal.SIGINT, signal.SIGTERM)} if in_main else {}
         try:
             while self._steps:
                 what, step = self._steps.pop()
