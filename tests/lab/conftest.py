@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab import images
+from tests.lab import images, published
 from tests.lab.guest import Guest
 from tests.lab.hosts import Host
 from tests.lab.lab import Lab
@@ -164,3 +164,29 @@ def console() -> Iterator[Callable[[Host, str], Guest]]:
     yield open_one
     for guest in opened:
         guest.close()
+
+
+@pytest.fixture(scope="module")
+def web_and_sibling(lab: Lab, tiny: images.Tiny) -> Iterator[tuple[Guest, Guest]]:
+    """``web`` with published ports, and a sibling in the same network, both up, on host a."""
+    host = lab.a
+    host.start_default_network()
+    host.kvmctl(
+        "create",
+        "web",
+        *published.kernel(tiny, "lab.hostname=web"),
+        "--net",
+        f"nat,mac={published.WEB}",
+        "-p",
+        "8080:80",
+    )
+    host.kvmctl(
+        "create", "sibling", *published.kernel(tiny, "lab.hostname=sibling"), "--net", f"nat,mac={published.SIBLING}"
+    )
+    with Guest(host, "web").open() as web, Guest(host, "sibling").open() as sibling:
+        web.address()
+        sibling.address()
+        yield web, sibling
+    for name in ("web", "sibling"):
+        host.kvmctl("delete", "--yes", name)
+    assert published.rules(host) == ""

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import libvirt
@@ -219,6 +219,17 @@ class Host:
         if pid is not None:
             self.run(["kill", f"-{int(number)}", str(pid)])
             wait_until(lambda: self.libvirtd_pid() is None, f"the end of {self.name}'s libvirtd")
+
+    @contextlib.contextmanager
+    def hanging_libvirtd(self) -> Iterator[None]:
+        """Within it libvirtd is there, takes connections, and answers nothing."""
+        self.disconnect()
+        pid = str(self.libvirtd_pid())
+        self.run(["kill", "-STOP", pid])
+        try:
+            yield
+        finally:
+            self.run(["kill", "-CONT", pid])
 
     def restart_libvirtd(self) -> None:
         """Stop libvirtd in order and start it again."""

@@ -6,6 +6,10 @@ from tests.lab import images
 from tests.lab.hosts import Host
 from tests.lab.process import Result
 
+# The cards of the guests that the fixture web_and_sibling makes.
+WEB = "52:54:00:77:00:01"
+SIBLING = "52:54:00:77:00:02"
+
 
 def kernel(tiny: images.Tiny, more: str = "") -> list[str]:
     """The options of create that boot the tiny guest."""
