@@ -10,8 +10,11 @@ from kvmctl.cli.app import App
 from kvmctl.errors import Interrupted, KvmctlError, Partial
 
 
-def guarded(app: App, arguments: list[str], command: Callable[[], int]) -> int:
-    """Run ``command`` and return the exit code, its errors shown as ``app`` and ``arguments`` want them."""
+def guarded(app: App, arguments: list[str], command: Callable[[], int | None]) -> int:
+    """Run ``command`` and return the exit code, its errors shown as ``app`` and ``arguments`` want them.
+
+    ``command`` returns a code of its own, or nothing where there is only the one.
+    """
 
     def tell(text: str) -> None:
         from kvmctl.cli import output
@@ -23,7 +26,7 @@ def guarded(app: App, arguments: list[str], command: Callable[[], int]) -> int:
 
     with interrupt.Interruptible(tell, leave) as watch:
         try:
-            code = command()
+            code = command() or 0
             sys.stdout.flush()
             return code
         except BrokenPipeError:

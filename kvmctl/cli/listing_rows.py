@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kvmctl.cli import output
+from kvmctl.cli import output, without_click
 from kvmctl.cli.app import App
 from kvmctl.cli.output import Column
 from kvmctl.model.units import human_duration, human_size
@@ -49,23 +49,7 @@ def plain(arguments: list[str]) -> tuple[App, tuple[str, ...], bool] | None:
 
     None for every other command line, those with an error in them too: click reads them.
     """
-    app = App()
-    command = None
-    names = []
-    rest = iter(arguments)
-    for word in rest:
-        if word in ("-c", "--connect"):
-            app.uri = next(rest, None)
-            if app.uri is None:
-                return None
-        elif word in ("-o", "--output"):
-            app.output = next(rest, "")
-            if app.output not in ("table", "json", "name"):
-                return None
-        elif word.startswith("-"):
-            return None
-        elif command is None:
-            command = word
-        else:
-            names.append(word)
-    return (app, tuple(names), command == "ps") if command in ("list", "ls", "ps") else None
+    line = without_click.read(arguments)
+    if line is None or line.words[:1] not in (("list",), ("ls",), ("ps",)):
+        return None
+    return line.app, line.words[1:], line.words[0] == "ps"

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import click
 
-from kvmctl.cli import output
+from kvmctl.cli import output, snapshot_moments
 from kvmctl.cli.options import App, complete_vms, confirmed, dry_run, everywhere
 from kvmctl.cli.tidying import tidy
 from kvmctl.errors import UsageProblem
@@ -72,26 +72,9 @@ def create(
       kvmctl snapshot create web before-upgrade --description "last good state"
       kvmctl snapshot create db nightly --disk-only --quiesce
     """
-    connected = app.connect_ahead()
-    from kvmctl.operations import snapshot_create
-
-    hypervisor = connected.result()
-    if not dry_run:
-        tidy(app, hypervisor, vm)
-    plan = snapshot_create.plan(
-        hypervisor, vm, name, description=description, external=external, disk_only=disk_only, quiesce=quiesce
+    snapshot_moments.keep(
+        app, vm, name, description, external=external, disk_only=disk_only, quiesce=quiesce, dry_run=dry_run
     )
-    if dry_run:
-        row = plan.as_dict()
-        output.show_one(app, row, lambda: f"would take {_what(row)} snapshot {row['name']} of {vm}:\n{row['xml']}")
-        return
-    with output.progress(app) as progress:
-        made = snapshot_create.run(hypervisor, plan, progress)
-    output.show_one(app, made, lambda: f"{made['name']}: {_what(made)} snapshot of {vm} ({made['state']})")
-
-
-def _what(row: dict[str, Any]) -> str:
-    return f"{row['location']}{' memory' if row['memory'] else ''}"
 
 
 @snapshot.command("list")
@@ -165,7 +148,7 @@ def _details(row: dict[str, Any]) -> list[tuple[str, Any]]:
         ("description", row["description"] or "-"),
         ("created", f"{_time(row['created'])} UTC"),
         ("state", row["state"]),
-        ("kind", _what(row)),
+        ("kind", snapshot_moments.kind(row)),
         ("current", row["current"]),
         ("parent", row["parent"] or "-"),
         ("children", ", ".join(row["children"]) or "-"),
@@ -199,31 +182,7 @@ def revert(app: App, vm: str, name: str, keep: str | None, discard: bool, after:
     """
     if keep is not None and discard:
         raise UsageProblem("--keep and --discard contradict each other", "give one of them")
-    connected = app.connect_ahead()
-    from kvmctl.operations import snapshot_revert
-
-    hypervisor = connected.result()
-    if not dry_run:
-        tidy(app, hypervisor, vm)
-    plan = snapshot_revert.plan(hypervisor, vm, name, keep=keep, discard=discard, after=after)
-    if dry_run:
-        row = plan.as_dict()
-        output.show_one(app, row, lambda: _would_revert(row))
-        return
-    with output.progress(app) as progress:
-        done = snapshot_revert.run(hypervisor, plan, progress)
-    output.show_one(app, done, lambda: _reverted(done))
-
-
-def _would_revert(row: dict[str, Any]) -> str:
-    kept = f"the present would be kept as {row['kept_as']}" if row["kept_as"] else "the present would be lost"
-    replaced = ", in the place of what is there now" if row["replaces"] else ""
-    return f"{row['vm']} would be at {row['name']} ({row['state']}); {kept}{replaced}"
-
-
-def _reverted(row: dict[str, Any]) -> str:
-    kept = f"; the present was kept as {row['kept_as']}" if row["kept_as"] else ""
-    return f"{row['vm']} is at {row['name']} ({row['state']}){kept}"
+    snapshot_moments.go_back(app, vm, name, keep=keep, discard=discard, after=after, dry_run=dry_run)
 
 
 @snapshot.command()
