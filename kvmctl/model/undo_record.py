@@ -12,7 +12,8 @@ class UndoRecord:
 
     Either ``snapshot`` (the moment before it was kept in the slot of 'snapshot revert') or ``definition``, the
     ``<domain>`` as it was defined before; or nothing does, and ``never`` says why. ``after`` is the fingerprint (see
-    comparison) of what the command made of it.
+    comparison) of what the command made of it. Where it changed the running guest alone, ``definition`` is how that
+    ran before, and ``run`` how it ran afterwards.
     """
 
     command: str
@@ -21,6 +22,7 @@ class UndoRecord:
     definition: str | None = None
     after: str | None = None
     never: str | None = None
+    run: str | None = None
 
 
 def read(metadata: Metadata) -> UndoRecord | None:
@@ -34,7 +36,8 @@ def read(metadata: Metadata) -> UndoRecord | None:
     if definition is None and not snapshot and never is None:
         return None
     command, at = element.get("command", "?"), element.get("at", "?")
-    return UndoRecord(command, at, snapshot, definition, element.get("after"), never)
+    run = element.findtext(f"{{{NAMESPACE}}}run")
+    return UndoRecord(command, at, snapshot, definition, element.get("after"), never, run)
 
 
 def put(metadata: Metadata, record: UndoRecord | None) -> Metadata:
@@ -51,6 +54,8 @@ def put(metadata: Metadata, record: UndoRecord | None) -> Metadata:
     if record.never is not None:
         element.set("never", record.never)
     element.text = record.definition
+    if record.run is not None:
+        xml.add(element, f"{{{NAMESPACE}}}run", record.run)
     return with_extra(metadata, "undo", element)
 
 

@@ -391,10 +391,10 @@ def run_detach(
     Raises TimedOut where the guest does not let go; then the saved definition still has it as well.
     """
     progress = progress or Progress()
-    if plan.live is not None:
-        progress.step(f"waiting for {plan.name} to let go of {plan.target}")
-        _unplug(hypervisor, plan, plan.live, timeout)
     with translated(hypervisor.uri), definition_kept(plan.domain, f"disk detach {plan.name} {plan.target}"):
+        if plan.live is not None:
+            progress.step(f"waiting for {plan.name} to let go of {plan.target}")
+            _unplug(hypervisor, plan, plan.live, timeout)
         if plan.saved is not None:
             plan.domain.detachDeviceFlags(plan.saved, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
         deleted = False

@@ -20,7 +20,7 @@ from kvmctl.model.state import ACTIVE
 from kvmctl.model.tuned import Tuning
 from kvmctl.model.units import human_size
 from kvmctl.operations import settings_tuning, start_order
-from kvmctl.operations.kept_definition import definition_kept
+from kvmctl.operations.kept_definition import cannot_be_undone, definition_kept
 from kvmctl.operations.lifecycle import state_of
 from kvmctl.operations.undo import Undo
 from kvmctl.preflight import overcommit
@@ -133,6 +133,10 @@ def run(hypervisor: Hypervisor, found: Plan) -> dict[str, Any]:
             undo.add(change.what, change.undo)
         undo.keep()
     with translated(hypervisor.uri):
+        if found.changes and found.where == "live":
+            cannot_be_undone(
+                found.domain, f"set {found.name} --live", "it set the running guest alone, until that stops"
+            )
         return _result(hypervisor, found)
 
 

@@ -127,7 +127,14 @@ def _devices(domain: xml.Element) -> dict[str, xml.Element]:
     return found
 
 
-def follow(hypervisor: Hypervisor, domain: libvirt.virDomain, devices: Devices, undo: Undo, progress: Progress) -> None:
+def follow(
+    hypervisor: Hypervisor,
+    domain: libvirt.virDomain,
+    devices: Devices,
+    undo: Undo,
+    progress: Progress,
+    timeout: float = UNPLUG_SECONDS,
+) -> None:
     """Do it. Raises TimedOut where the guest does not let go of something, Refused where it has locked a drive."""
     for turn in devices.turns:
         _turn(hypervisor, domain, turn)
@@ -135,13 +142,15 @@ def follow(hypervisor: Hypervisor, domain: libvirt.virDomain, devices: Devices, 
     for name, element in devices.pulled:
         progress.step(f"waiting for {domain.name()} to let go of {name}")
         text = xml.raw(element)
-        _pull(domain, name, text)
+        _pull(domain, name, text, timeout)
         undo.add(f"plug {name} in again", _plugger(domain, text))
     for name, element in devices.plugged:
         bare = xml.parse(xml.raw(element), "device")
-        for place in bare.findall("address[@type='pci']"):
+        for place in [*bare.findall("address[@type='pci']"), *bare.findall("alias")]:
             # In the running guest it may be taken.
             bare.remove(place)
+        for target in bare.findall("target") if bare.tag == "interface" else ():
+            bare.remove(target)
         domain.attachDeviceFlags(xml.raw(bare), _LIVE)
         undo.add(f"pull {name} out again", _puller(domain, name, xml.raw(bare)))
 
@@ -161,8 +170,8 @@ def _turner(domain: libvirt.virDomain, turn: Turn) -> Callable[[], object]:
     return lambda: domain.updateDeviceFlags(xml.raw(turn.before), _LIVE)
 
 
-def _pull(domain: libvirt.virDomain, name: str, text: str) -> None:
-    until, again = time.monotonic() + UNPLUG_SECONDS, 0.0
+def _pull(domain: libvirt.virDomain, name: str, text: str, timeout: float = UNPLUG_SECONDS) -> None:
+    until, again = time.monotonic() + timeout, 0.0
     # libvirt itself waits 5 s and then returns as if all were well; only its XML tells.
     while name in _devices(xml.parse(domain.XMLDesc(0), "domain")):
         if time.monotonic() > again:
@@ -170,8 +179,8 @@ def _pull(domain: libvirt.virDomain, name: str, text: str) -> None:
             again = time.monotonic() + ASK_AGAIN_SECONDS
         if time.monotonic() > until:
             raise TimedOut(
-                f"the guest {domain.name()} did not let go of {name} in {UNPLUG_SECONDS:g} s",
-                "is its system up? Nothing was changed; try again",
+                f"the guest {domain.name()} did not let go of {name} in {timeout:g} s",
+                "is its system up? Nothing was changed; try again, with a longer --timeout",
             )
         time.sleep(0.1)
 

@@ -230,6 +230,38 @@ def test_a_mediated_device_a_vsock_and_limits(everything: PassthroughHost) -> No
 
 
 @pytest.mark.full
+def test_undo_takes_devices_out_of_a_running_guest_and_back(everything: PassthroughHost) -> None:
+    everything.kvmctl(
+        *("create", "turned", "--kernel", str(everything.images.kernel), "--initrd", str(everything.images.guest)),
+        *("--cmdline", "console=ttyS0 quiet no_timer_check", "--memory", "256M", "--vcpus", "1", "--graphics", "none"),
+        *("--net", "none", "-q"),
+        timeout=600,
+    )
+    (stick,) = [row for row in everything.kvmctl("usb", "list", "-o", "json").json() if row["assignable"]]
+    ids = f"{stick['vendor_id']}:{stick['product_id']}"
+    card = everything.nics[0]
+    for kind, device, line, name in (
+        ("pci", card, r"pci={} ", f"the PCI device {card}"),
+        ("usb", ids, r" usb={} ", f"the USB device {ids}"),
+    ):
+        everything.wait_inside("turned", line.format(0))
+        # The second time in the running guest alone.
+        for only in ((), ("--live",)):
+            everything.kvmctl(kind, "attach", "turned", device, *only)
+            everything.wait_inside("turned", line.format(1))
+            told = everything.kvmctl("undo", "turned", *PATIENT)
+            assert f"{name} is pulled out of the running guest" in told.stderr
+            everything.wait_inside("turned", line.format(0))
+            assert everything.drivers([card]) == {"e1000e"}
+            assert "<hostdev" not in everything.shell("virsh dumpxml turned; virsh dumpxml turned --inactive")
+        told = everything.kvmctl("undo", "turned", *PATIENT)
+        assert f"{name} is plugged into the running guest" in told.stderr
+        everything.wait_inside("turned", line.format(1))
+        everything.kvmctl(kind, "detach", "turned", device, *PATIENT)
+    everything.kvmctl("delete", "turned", "-y")
+
+
+@pytest.mark.full
 def test_huge_pages_a_host_node_pinning_and_rates_hold(everything: PassthroughHost) -> None:
     everything.shell("echo 80 >/proc/sys/vm/nr_hugepages; ip link add br9 type bridge && ip link set br9 up")
     everything.kvmctl(

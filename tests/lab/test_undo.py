@@ -9,6 +9,7 @@ import pycdlib
 import pytest
 
 from tests.lab import images
+from tests.lab.guest import Guest
 from tests.lab.hosts import Host
 from tests.lab.test_clones import source
 from tests.lab.test_snapshots import Open, create
@@ -40,6 +41,7 @@ def test_cards_and_disks_of_a_running_guest_go_and_come_again(
         assert told.json()["command"] == f"{command}"
         assert f"undoing '{command}'" in told.stderr
 
+    _what_was_for_this_run_alone(host_a, vm, guest, undo)
     new = host_a.kvmctl("disk", "attach", vm, "8M", "-o", "json").json()
     guest.run("until [ -e /sys/block/vdb ]; do sleep 0.1; done")
     guest.run("echo kept | dd of=/dev/vdb conv=fsync 2>/dev/null")
@@ -75,6 +77,46 @@ def test_cards_and_disks_of_a_running_guest_go_and_come_again(
     # The volume is the VM's own again, and goes with it; so does the address.
     assert new["source"] in host_a.kvmctl("delete", vm, "-y", "-o", "json").json()["deleted"]
     assert not _reserved(host_a, mac)
+
+
+def _what_was_for_this_run_alone(host: Host, vm: str, guest: Guest, undo: Callable[[str], None]) -> None:
+    """Cards and disks that are in no definition come and go as well, as long as that run lasts."""
+    saved = host.virsh("dumpxml", "--inactive", vm).stdout
+    address = f"{host.subnet}.203"
+    mac = host.kvmctl("nic", "attach", vm, f"nat,ip={address}", "--live", "-o", "json").json()["mac"]
+    guest.run(f"until grep -q {mac} /sys/class/net/*/address; do sleep 0.1; done")
+    undo(f"nic attach {vm} {mac}")
+    assert (_cards(host, vm), _reserved(host, mac)) == ({}, False)
+    guest.run(f"while grep -q {mac} /sys/class/net/*/address; do sleep 0.1; done")
+    undo(f"undo {vm}")
+    assert (_cards(host, vm)[mac]["saved"], _reserved(host, mac)) == (False, True)
+    guest.run(f"until grep -q {mac} /sys/class/net/*/address; do sleep 0.1; done")
+    host.kvmctl("nic", "link", vm, mac, "down", "--live")
+    undo(f"nic link {vm} {mac} down")
+    assert _cards(host, vm)[mac]["link_up"]
+    host.kvmctl("nic", "detach", vm, mac, "--live")
+    assert not _reserved(host, mac)
+    # What is no device is not passed over, nor what has gone with the run.
+    host.kvmctl("set", vm, "--memory", "128M", "--live")
+    never = host.kvmctl("undo", vm, "-o", "json", check=False)
+    assert (never.returncode, "the running guest alone" in never.error()["message"]) == (7, True), never.stderr
+    target = host.kvmctl("disk", "attach", vm, "8M", "--live", "-o", "json").json()["target"]
+    undo(f"disk attach {vm} {target}")
+    undo(f"undo {vm}")
+    assert set(_disks(host, vm)) == {"vda", target}
+    host.kvmctl("disk", "detach", vm, target, "--live", "--delete", "-y")
+
+    def rest(text: str) -> str:
+        return text.partition("</metadata>")[2]
+
+    assert rest(host.virsh("dumpxml", "--inactive", vm).stdout) == rest(saved)
+    host.kvmctl("nic", "attach", vm, "nat", "--live")
+    host.kvmctl("destroy", vm)
+    host.kvmctl("start", vm)
+    ended = host.kvmctl("undo", vm, "-o", "json", check=False)
+    assert (ended.returncode, "nothing is left of it" in ended.error()["message"]) == (4, True), ended.stderr
+    guest.open()
+    guest.ready()
 
 
 def _disc(path: Path, content: bytes) -> str:

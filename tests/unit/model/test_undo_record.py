@@ -48,3 +48,9 @@ def test_what_another_tool_copied_with_the_metadata_is_not_the_copys() -> None:
     assert uuid is not None
     uuid.text = "22222222-2222-4222-8222-222222222222"
     assert from_domain(original) == Metadata(created="now")
+
+
+def test_what_was_for_one_run_alone_keeps_how_it_ran_before_and_after() -> None:
+    record = UndoRecord("nic attach a x --live", "1", definition=DEFINITION, run="<domain><name>a</name></domain>")
+    kept = undo_record.put(Metadata(), record)
+    assert undo_record.read(from_element(xml.parse(xml.raw(to_element(kept))))) == record
