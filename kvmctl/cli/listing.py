@@ -112,8 +112,11 @@ def _disk(disk: dict[str, Any]) -> str:
 
 
 def _chain(disk: dict[str, Any]) -> list[str]:
+    parts = [disk["source"], *disk["backing_chain"]]
     return [
-        f"{' ' * (len(disk['target']) + 2 * depth)}└─ on {path}" for depth, path in enumerate(disk["backing_chain"])
+        f"{' ' * (len(disk['target']) + 2 * depth)}└─ on {path}"
+        + (", in a circle" if path in parts[: depth + 1] else "")
+        for depth, path in enumerate(disk["backing_chain"])
     ]
 
 

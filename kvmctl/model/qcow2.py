@@ -12,6 +12,7 @@ MAGIC = b"QFI\xfb"
 HEADER_SIZE = 72
 # QEMU itself refuses more (QCOW_MAX_SNAPSHOTS, QCOW_MAX_SNAPSHOTS_SIZE in block/qcow2.h).
 MOST_SNAPSHOTS = 65536
+_BACKING_FORMAT = 0xE2792ACA
 LARGEST_TABLE = 1024 * MOST_SNAPSHOTS
 
 
@@ -88,3 +89,37 @@ def level_one(data: bytes) -> ClusterTable | None:
     entries, offset = struct.unpack_from(">IQ", data, 36)
     # QEMU's own limit, QCOW_MAX_L1_SIZE in block/qcow2.h.
     return ClusterTable(offset, entries) if entries * 8 <= 32 * 1024 * 1024 else None
+
+
+class Backing(NamedTuple):
+    """What an image says it stands on: ``name`` as it stands there (empty: nothing), ``format`` where it is told."""
+
+    name: str
+    format: str | None
+
+
+def backing(data: bytes) -> Backing | None:
+    """Of the image that begins with ``data``; None where it is no qcow2 image, or the name is beyond ``data``."""
+    header = parse_header(data)
+    if header is None:
+        return None
+    offset, size = struct.unpack_from(">QI", data, 8)
+    if not offset:
+        return Backing("", None)
+    if size > 1023 or offset + size > len(data):
+        return None
+    name = data[offset : offset + size].decode("utf-8", "replace")
+    return Backing(name, _backing_format(data, header.version))
+
+
+def _backing_format(data: bytes, version: int) -> str | None:
+    """From the header's extensions: a type and a length each, 32 bit, and the content, padded to 8 bytes."""
+    at = struct.unpack_from(">I", data, 100)[0] if version == 3 and len(data) >= 104 else HEADER_SIZE
+    while at + 8 <= len(data):
+        kind, length = struct.unpack_from(">II", data, at)
+        if kind == 0:
+            break
+        if kind == _BACKING_FORMAT:
+            return data[at + 8 : at + 8 + length].decode("utf-8", "replace")
+        at += 8 + ((length + 7) & ~7)
+    return None

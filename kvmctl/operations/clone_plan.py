@@ -243,7 +243,9 @@ class _Maker:
         """What the copies stand on and kvmctl made for the source: whoever goes last deletes it."""
         if self.mode == "full":
             return ()
-        below = {path for layer in self.layers for path in dependents.chain(self.hypervisor, layer.base)}
+        below = {
+            path for layer in self.layers for path in dependents.chain(self.hypervisor, layer.base, layer.base_format)
+        }
         return tuple(
             volume._replace(role="base")
             for volume in self.remembered.volumes

@@ -65,7 +65,9 @@ def plan(hypervisor: Hypervisor, name: str, which: str, size: str) -> Resize:
             f"grow the device (lvextend ...) first; a restart of {shown} then sees it",
         )
     with translated(hypervisor.uri):
-        stood_on = dependents.against_writing(hypervisor, xml.parse(domain.XMLDesc(0), "domain"))
+        tree = xml.parse(domain.XMLDesc(0), "domain")
+        dependents.check_disks(hypervisor, tree)
+        stood_on = dependents.against_writing(hypervisor, tree)
         if stood_on is not None:
             raise Refused(stood_on, "resize the copy's own disk instead")
         before = int(domain.blockInfo(target)[0])

@@ -164,7 +164,7 @@ def info(hypervisor: Hypervisor, name: str) -> dict[str, Any]:
     """The object of ``image info``; ``backing_chain`` are the files the image itself stands on, nearest first."""
     image = find(hypervisor, name)
     with translated(hypervisor.uri):
-        below = dependents.chain(hypervisor, image.path)[1:]
+        below = dependents.walked(hypervisor, image.path)[1:]
     return {**image.as_dict(used_by(hypervisor, image)), "backing_chain": below}
 
 

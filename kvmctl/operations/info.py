@@ -92,18 +92,18 @@ def _disks(
                 **disk._asdict(),
                 "capacity_bytes": capacity,
                 "allocation_bytes": allocation,
-                "backing_chain": _chain(hypervisor, disk.source),
+                "backing_chain": _chain(hypervisor, disk.source, disk.format),
             }
         )
     return rows
 
 
-def _chain(hypervisor: Hypervisor, path: str | None) -> list[str]:
-    """The files that a disk stands on, the nearest first."""
+def _chain(hypervisor: Hypervisor, path: str | None, format_: str | None) -> list[str]:
+    """The files that a disk stands on, the nearest first; see dependents.walked() for a circle."""
     if path is None or not path.startswith("/"):
         return []
     try:
-        return dependents.chain(hypervisor, path)[1:]
+        return dependents.walked(hypervisor, path, format_)[1:]
     except libvirt.libvirtError:
         return []
 

@@ -179,10 +179,10 @@ def plan_return(hypervisor: Hypervisor, domain: libvirt.virDomain, target: model
         what = f"the disk {disk.target} ({disk.path}) of the snapshot {target.shown_name}"
         if disk.path is None:
             raise Refused(f"{what} was no file")
-        if (gone := dependents.broken(hypervisor, disk.path)) is not None:
+        if (gone := dependents.broken(hypervisor, disk.path, disk.format)) is not None:
             told = what if gone == disk.path else f"{gone}, which {what} stands on,"
             raise Refused(f"{told} is no longer there", "bring the file back")
-        written = next((part for part in dependents.chain(hypervisor, disk.path) if part in now), None)
+        written = next((part for part in dependents.chain(hypervisor, disk.path, disk.format) if part in now), None)
         if written is not None:
             told = f"{what} is" if written == disk.path else f"{what} stands on {written}, which is"
             raise Refused(
@@ -274,7 +274,8 @@ def _stand_on(domain: libvirt.virDomain, name: str) -> None:
 
 
 def check_files(hypervisor: Hypervisor, domain: libvirt.virDomain, gone: Iterable[str]) -> None:
-    """Raise Refused where a file of the guest, or of a snapshot that stays when ``gone`` have gone, is not there.
+    """Raise Refused where a file of the guest, or of a snapshot that stays when ``gone`` have gone, is not there, or
+    stands on itself.
 
     What such a file stands on cannot be told: it would be taken for something that nothing needs.
     """
@@ -287,7 +288,12 @@ def check_files(hypervisor: Hypervisor, domain: libvirt.virDomain, gone: Iterabl
                 of.append((f"of the snapshot {model.shown(snapshot.getName())}", then))
     for whose, tree in of:
         for disk in preflight.disks_of(tree):
-            missing = dependents.broken(hypervisor, disk.path) if disk.written and disk.path else None
+            if not disk.written or not disk.path:
+                continue
+            around = dependents.circle(hypervisor, disk.path, disk.format)
+            if around is not None:
+                raise Refused(f"the disk {disk.target} {whose} has no end: {around}", dependents.CIRCLE_HINT)
+            missing = dependents.broken(hypervisor, disk.path, disk.format)
             if missing is not None:
                 raise Refused(
                     f"the disk {disk.target} {whose} is not whole, so that nobody knows what it needs: "
@@ -349,7 +355,7 @@ def merge(hypervisor: Hypervisor, domain: libvirt.virDomain, bases: set[str]) ->
     for disk in preflight.disks_of(xml.parse(domain.XMLDesc(0), "domain")):
         if not disk.written or disk.path is None or disk.path in needed:
             continue
-        chain = dependents.chain(hypervisor, disk.path)
+        chain = dependents.chain(hypervisor, disk.path, disk.format)
         base = chain[1] if len(chain) > 1 else None
         overlay = by_path.get(disk.path)
         if base not in bases or base is None or base in needed or overlay is None:

@@ -1,12 +1,11 @@
 """Reading a few bytes of a disk where it lies: through its storage volume, so that a remote one works too."""
 
-import contextlib
-
 import libvirt
 
-from kvmctl.connection import Hypervisor, explain, translated
+from kvmctl.connection import Hypervisor, translated
 from kvmctl.model import qcow2
 from kvmctl.preflight import dependents
+from kvmctl.preflight.volume_bytes import read_at as read_at
 
 
 def find_by_path(hypervisor: Hypervisor, path: str) -> libvirt.virStorageVol | None:
@@ -19,25 +18,6 @@ def pool_of(hypervisor: Hypervisor, path: str) -> libvirt.virStoragePool | None:
     """The active pool whose directory ``path`` lies in directly, or None."""
     with translated(hypervisor.uri):
         return dependents.pool_of(hypervisor, path)
-
-
-def read_at(volume: libvirt.virStorageVol, offset: int, length: int) -> bytes:
-    """Up to ``length`` bytes of the volume from ``offset``, fewer where it ends."""
-    stream = volume.connect().newStream(0)
-    data = bytearray()
-    try:
-        volume.download(stream, offset, length, 0)
-        while len(data) < length:
-            piece = stream.recv(min(256 * 1024, length - len(data)))
-            if not piece:
-                break
-            data += piece
-        stream.finish()
-    except libvirt.libvirtError as error:
-        with contextlib.suppress(libvirt.libvirtError):
-            stream.abort()
-        raise explain(error) from error
-    return bytes(data)
 
 
 def internal_snapshots(hypervisor: Hypervisor, path: str) -> list[qcow2.InternalSnapshot] | None:

@@ -8,10 +8,13 @@ import libvirt
 
 from kvmctl.connection import Hypervisor
 from kvmctl.connection import is_missing as says_missing
-from kvmctl.errors import KvmctlError, NotFound
+from kvmctl.errors import KvmctlError, NotFound, Refused
 from kvmctl.model import xml
 from kvmctl.model.metadata import from_domain
 from kvmctl.preflight.snapshots import disks_of
+from kvmctl.preflight.volume_bytes import backing
+
+CIRCLE_HINT = "its backing file was changed by hand: 'qemu-img rebase -u -F FORMAT -b BASE FILE' puts it right"
 
 
 def of(hypervisor: Hypervisor, paths: Iterable[str], *, except_vm: str | None = None) -> list[str]:
@@ -43,47 +46,69 @@ def volumes_on(hypervisor: Hypervisor, paths: Iterable[str]) -> set[str]:
     return _above(hypervisor, set(paths))
 
 
-def chain(hypervisor: Hypervisor, path: str) -> list[str]:
+def chain(hypervisor: Hypervisor, path: str, format_: str | None = None) -> list[str]:
     """``path`` and what it is backed by, down to the last: ``[top, …, base]``.
 
-    A part that is in no storage pool, or is missing, ends it, for libvirt says no more of that one.
+    A part that is in no storage pool, or is missing, ends it, for libvirt says no more of that one; so does one
+    that is in it already. ``format_`` is the top's, where it is known: what a guest has written into a raw disk
+    is never taken for a header.
+    """
+    return list(dict.fromkeys(walked(hypervisor, path, format_)))
+
+
+def walked(hypervisor: Hypervisor, path: str, format_: str | None = None) -> list[str]:
+    """As chain(), but where the files were made to stand on each other in a circle, the one that closes it comes last.
+
+    QEMU would go round and round in such a circle without an end.
     """
     found = [path]
-    while True:
+    while format_ != "raw":
         volume = lookup(hypervisor, found[-1])
         if volume is None:
             return found
         try:
-            # libvirt looks at the file itself for this, so that what it says is of now.
-            below = xml.parse(volume.XMLDesc(0), "storage volume").findtext("backingStore/path")
-        except libvirt.libvirtError:
+            below = backing(volume)
+        except (libvirt.libvirtError, KvmctlError):
             return found
-        if not below or below in found:
+        if below is None:
             return found
-        found.append(below)
+        path, format_ = below
+        found.append(path)
+        if path in found[:-1]:
+            return found
+    return found
 
 
-def broken(hypervisor: Hypervisor, path: str) -> str | None:
+def circle(hypervisor: Hypervisor, path: str, format_: str | None = None) -> str | None:
+    """How the disk at ``path`` stands, in the end, on itself ("a stands on b stands on a"); None where it does not."""
+    parts = walked(hypervisor, path, format_)
+    return " stands on ".join(parts[parts.index(parts[-1]) :]) if len(set(parts)) < len(parts) else None
+
+
+def check_ends(hypervisor: Hypervisor, domain: xml.Element) -> None:
+    """Raise Refused where a disk of a ``<domain>`` stands on itself."""
+    for disk in disks_of(domain):
+        found = circle(hypervisor, disk.path, disk.format) if disk.path else None
+        if found is not None:
+            raise Refused(f"the disk {disk.target} of {domain.findtext('name')} has no end: {found}", CIRCLE_HINT)
+
+
+def broken(hypervisor: Hypervisor, path: str, format_: str | None = None) -> str | None:
     """The first of ``path`` and what it is backed by that is certainly not there, or None."""
-    return next((part for part in chain(hypervisor, path) if is_missing(hypervisor, part)), None)
-
-
-def check_whole(hypervisor: Hypervisor, vm: str, disks: Iterable[tuple[str, str]]) -> None:
-    """Raise NotFound where one of ``vm``'s ``disks``, (target, path), or what it stands on, is not there."""
-    for target, path in disks:
-        gone = broken(hypervisor, path)
-        if gone is not None:
-            disk = f"the disk {target} of {vm}"
-            raise NotFound(
-                f"{gone}, which {f'is {disk}' if gone == path else f'{disk} stands on'}, is no longer there",
-                "bring the file back, or restore the disk from a copy",
-            )
+    return next((part for part in chain(hypervisor, path, format_) if is_missing(hypervisor, part)), None)
 
 
 def check_disks(hypervisor: Hypervisor, domain: xml.Element) -> None:
-    """As check_whole(), for the disks that a ``<domain>`` writes to."""
-    name = domain.findtext("name") or ""
-    check_whole(hypervisor, name, ((d.target, d.path) for d in disks_of(domain) if d.written and d.path))
+    """As check_ends(); and raise NotFound where a disk that a ``<domain>`` writes to, or what it stands on, is gone."""
+    check_ends(hypervisor, domain)
+    for disk in disks_of(domain):
+        gone = broken(hypervisor, disk.path, disk.format) if disk.written and disk.path else None
+        if gone is not None:
+            which = f"the disk {disk.target} of {domain.findtext('name')}"
+            raise NotFound(
+                f"{gone}, which {f'is {which}' if gone == disk.path else f'{which} stands on'}, is no longer there",
+                "bring the file back, or restore the disk from a copy",
+            )
 
 
 def against_writing(hypervisor: Hypervisor, domain: xml.Element) -> str | None:

@@ -309,6 +309,20 @@ def test_a_chain_edited_by_hand_is_seen_before_anything_is_touched(
             refused(7, file, "snapshot", "revert", vm, "two", "--discard")
         host_a.run(["mv", "/var/lib/libvirt/away", f"{folder}/{file}"])
 
+    # Two files made to stand on each other: QEMU would go round in that without an end.
+    top, below = (f"{folder}/{vm}-vda-{number}.qcow2" for number in (3, 2))
+    host_a.run(["qemu-img", "rebase", "-u", "-F", "qcow2", "-b", top, below])
+    circle = f"{top} stands on {below} stands on {top}"
+    refused(7, circle, "start", vm)
+    refused(7, circle, "snapshot", "create", vm, "more")
+    refused(7, circle, "clone", vm, copy)
+    refused(7, circle, "clone", vm, copy, "--full")
+    refused(7, circle, "snapshot", "revert", vm, "one")
+    refused(7, circle, "snapshot", "delete", vm, "two", "-y")
+    refused(7, circle, "disk", "resize", vm, "vda", "1G")
+    assert f"on {top}, in a circle" in host_a.kvmctl("info", vm).stdout
+    host_a.run(["qemu-img", "rebase", "-u", "-F", "qcow2", "-b", f"{folder}/{vm}-vda-1.qcow2", below])
+
     # All overlays merged into the first file: what the later moments stand on is no longer what it was.
     host_a.kvmctl("start", vm)
     host_a.virsh("blockcommit", vm, "vda", "--active", "--pivot", "--wait")

@@ -42,3 +42,18 @@ def test_a_table_that_ends_early_is_an_error(length: int) -> None:
     assert qcow2.parse_snapshots(entry + b"\0" * 8, 1)[0].name == "ab"
     with pytest.raises(KvmctlError):
         qcow2.parse_snapshots(entry[:length], 1)
+
+
+@pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
+@pytest.mark.parametrize("compat", ["0.10", "1.1"])
+def test_what_an_image_stands_on_is_found(tmp_path: Path, compat: str) -> None:
+    base, image = tmp_path / "bäse.raw", tmp_path / "a.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "raw", base, "1M"], check=True)
+    made = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", f"compat={compat}"]
+    subprocess.run([*made, "-F", "raw", "-b", base, image], check=True)
+    assert qcow2.backing(image.read_bytes()[:4096]) == qcow2.Backing(str(base), "raw")
+    # A name that is not among the bytes at hand is not guessed.
+    assert qcow2.backing(image.read_bytes()[:120]) is None
+    subprocess.run([*made, image, "1M"], check=True)
+    assert qcow2.backing(image.read_bytes()[:4096]) == qcow2.Backing("", None)
+    assert qcow2.backing(base.read_bytes()) is None
