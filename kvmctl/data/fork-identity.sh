@@ -1,7 +1,8 @@
 # shellcheck shell=sh
 # Runs as root, through the guest agent, inside a copy that was forked from a running guest, while its network is
 # still cut: sh -c THIS kvmctl HOSTNAME MACHINE_ID INSTANCE_ID [OLD_MAC NEW_MAC]...
-# Whatever a guest does not have is passed over; each line that is printed says what was done.
+# Whatever a guest does not have is passed over; each line that is printed says what was done. What has read any of it
+# already is restarted by fork-keys.sh.
 name=$1 id=$2 instance=$3
 shift 3
 old_name=$(hostname 2>/dev/null || cat /proc/sys/kernel/hostname)
@@ -43,5 +44,4 @@ if [ -d /var/lib/cloud/data ]; then
     # The boothook of a copy's seed need not do it all again at the next boot.
     printf '%s' "$instance" >/var/lib/cloud/data/kvmctl-identity
 fi
-systemctl try-restart systemd-networkd.service systemd-journald.service 2>/dev/null
 echo 'done'

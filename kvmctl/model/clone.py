@@ -33,6 +33,16 @@ def macs_of(domain: xml.Element) -> list[str]:
     return [element.get("address", "").lower() for element in domain.iterfind("devices/interface/mac")]
 
 
+def cards_in_networks(domain: xml.Element) -> list[tuple[str, str]]:
+    """MAC (lower case) and network of each card that is in a network of libvirt's."""
+    found = []
+    for interface in domain.iterfind("devices/interface[@type='network']"):
+        mac, source = interface.find("mac"), interface.find("source")
+        if mac is not None and source is not None and source.get("network"):
+            found.append((mac.get("address", "").lower(), source.get("network", "")))
+    return found
+
+
 def rename(domain: xml.Element, identity: Identity) -> None:
     """Give the tree the copy's name, UUID, MACs and a new generation id, in place."""
     _set(domain, "name", identity.name)

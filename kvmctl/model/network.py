@@ -51,6 +51,18 @@ class Network(NamedTuple):
     macvtap_mode: str | None = None
     domain: str | None = None
     addressing: tuple[Addressing, ...] = ()
+    # Of a bridge that libvirt makes: whether it looks for loops, and the seconds it was told to listen for them.
+    stp: bool = True
+    delay: int = 0
+
+    @property
+    def opening_seconds(self) -> int:
+        """How long a new port of libvirt's own bridge lets nothing through: it listens first, and learns as long.
+
+        The kernel makes it two seconds each where it was told less (br_stp_start and BR_MIN_FORWARD_DELAY in Linux's
+        net/bridge).
+        """
+        return 2 * max(self.delay, 2) if self.stp and self.mode in OWN_BRIDGE else 0
 
     @property
     def subnets(self) -> list[Subnet]:
@@ -91,7 +103,13 @@ def from_element(root: xml.Element) -> Network:
         macvtap_mode=macvtap_mode,
         domain=domain.get("name") if domain is not None else None,
         addressing=tuple(found for found in map(_addressing, root.iterfind("ip")) if found is not None),
+        stp=bridge is None or bridge.get("stp") != "off",
+        delay=_whole(bridge.get("delay") if bridge is not None else None),
     )
+
+
+def _whole(text: str | None) -> int:
+    return int(text) if text and text.isascii() and text.isdigit() else 0
 
 
 def _mode(forward: str | None, has_bridge: bool) -> tuple[str, str | None]:

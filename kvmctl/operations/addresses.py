@@ -48,7 +48,9 @@ def _arp(domain: libvirt.virDomain) -> dict[str, list[str]]:
 
 
 def of_many(
-    hypervisor: Hypervisor, guests: Sequence[tuple[libvirt.virDomain, xml.Element]]
+    hypervisor: Hypervisor,
+    guests: Sequence[tuple[libvirt.virDomain, xml.Element]],
+    sources: tuple[str, ...] = ("lease", "agent", "arp"),
 ) -> dict[str, dict[str, list[str]]]:
     """``{uuid: by_mac()}`` of running VMs, each with its present domain XML: the same, asked for all at once.
 
@@ -63,7 +65,7 @@ def of_many(
         (tree.findtext("uuid", ""), name, number, domain)
         for domain, tree in guests
         for name, number in SOURCES
-        if (name == "agent" and _has_agent(tree)) or (name == "arp" and neighbours is None)
+        if name in sources and ((name == "agent" and _has_agent(tree)) or (name == "arp" and neighbours is None))
     ]
     if questions:
         # Imported late: where all is known already nobody needs it.

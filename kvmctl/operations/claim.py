@@ -54,17 +54,30 @@ def check_free(hypervisor: Hypervisor, name: str) -> libvirt.virDomain | None:
         holds_data = domain.isActive() or xml.parse(domain.XMLDesc(0), "domain").find("devices/disk") is not None
     if dead and not holds_data:
         return domain
+    raise _unfinished(name, creator)
+
+
+def check_finished(domain: libvirt.virDomain) -> None:
+    """Raise Conflict where ``domain`` is not whole yet: its maker is at it, or was killed."""
+    with translated():
+        creator = metadata.read(domain).creator
+        if creator is not None:
+            raise _unfinished(domain.name(), creator)
+
+
+def _unfinished(name: str, creator: Creator) -> Conflict:
+    dead = is_dead(creator)
     if dead:
-        raise Conflict(
+        return Conflict(
             f"{name} is a copy of a running guest that a killed kvmctl did not finish, its network cut",
             f"'kvmctl delete {name}' removes it",
         )
     if dead is None:
-        raise Conflict(
+        return Conflict(
             f"{name} is being created from another machine, or was left half made by it",
             f"if nobody is at it, 'kvmctl delete {name}' removes what there is",
         )
-    raise Conflict(f"{name} is being created by another kvmctl, process {creator.pid}")
+    return Conflict(f"{name} is being created by another kvmctl, process {creator.pid}")
 
 
 def take(

@@ -11,6 +11,7 @@ import libvirt
 from kvmctl.connection import Hypervisor, explain, translated
 from kvmctl.errors import KvmctlError
 from kvmctl.model import xml
+from kvmctl.operations import networks
 from kvmctl.operations.agent import Agent
 from kvmctl.operations.clone_plan import Copy, Plan
 from kvmctl.operations.exec import output_of
@@ -24,11 +25,33 @@ SCRIPT_SECONDS = 120.0
 UNPLUG_SECONDS = 30.0
 
 
+def cut(hypervisor: Hypervisor, domain: libvirt.virDomain) -> None:
+    """Take the cables out of the copy's cards. It has not run yet.
+
+    That they are out in its XML is not enough: QEMU takes the state of a card's cable from the memory it loads, where
+    it was in (virtio_net_post_load_device in its hw/net/virtio-net.c; its other cards do likewise). And libvirt
+    tells QEMU only of a change.
+    """
+    with translated(hypervisor.uri):
+        for card in _cards(domain):
+            for state in ("up", "down"):
+                _set_cable(card, state)
+                domain.updateDeviceFlags(xml.raw(card), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+
+def _set_cable(card: xml.Element, state: str) -> None:
+    link = card.find("link")
+    if link is None:
+        link = xml.add(card, "link")
+    link.set("state", state)
+
+
 def give(hypervisor: Hypervisor, plan: Plan, copy: Copy) -> list[str]:
     """Let the copy go on, cut off; give it its identity and its cards. Returns what did not go as it should.
 
-    New keys take seconds where the guest is emulated. Meanwhile its new card is in, the cable out: a bridge lets
-    nothing through a new port for some seconds (4 with libvirt's own spanning tree), and they are over by then.
+    New keys take seconds where the guest is emulated. Meanwhile its new card is in, the cable out: a bridge that
+    looks for loops lets nothing through a new port for some seconds, and the cable is put in when they are over, as
+    a guest whose first question is lost waits before it asks again.
     """
     domain = hypervisor.find(copy.identity.uuid)
     with translated(hypervisor.uri):
@@ -36,17 +59,30 @@ def give(hypervisor: Hypervisor, plan: Plan, copy: Copy) -> list[str]:
             domain.resume()
     warnings = [] if plan.keep_identity else _inside(hypervisor, domain, plan, copy)
     renew = not plan.keep_identity and not warnings
-    plugged: list[str] = []
+    plugged: dict[str, float] = {}
     for card in _cards(domain):
         wrong = _replace(hypervisor, domain, card, cable=not renew)
         warnings += wrong
         if not wrong:
-            plugged.append(_mac(card))
+            plugged[_mac(card)] = time.monotonic() + _opening_seconds(hypervisor, card)
     if renew:
         told = f"the SSH host keys inside {copy.identity.name} are still those of {plan.source}"
         warnings += _run(Agent(hypervisor, domain), "fork-keys.sh", [], told)
-        warnings += [problem for mac in plugged for problem in _connect(hypervisor, domain, mac)]
+        for mac, opens in plugged.items():
+            time.sleep(max(0.0, opens - time.monotonic()))
+            warnings += _connect(hypervisor, domain, mac)
     return warnings
+
+
+def _opening_seconds(hypervisor: Hypervisor, card: xml.Element) -> float:
+    """How long the new port of the card lets nothing through, where that can be known."""
+    source = card.find("source")
+    name = source.get("network") if source is not None else None
+    network = networks.find_or_none(hypervisor, name) if name else None
+    if network is None:
+        return 0.0
+    with translated(hypervisor.uri):
+        return networks.read(network).opening_seconds
 
 
 def _inside(hypervisor: Hypervisor, domain: libvirt.virDomain, plan: Plan, copy: Copy) -> list[str]:
@@ -105,8 +141,7 @@ def _connect(hypervisor: Hypervisor, domain: libvirt.virDomain, mac: str) -> lis
     try:
         for card in _cards(domain):
             if _mac(card) == mac:
-                for link in card.findall("link"):
-                    link.set("state", "up")
+                _set_cable(card, "up")
                 domain.updateDeviceFlags(xml.raw(card), libvirt.VIR_DOMAIN_AFFECT_LIVE)
     except (libvirt.libvirtError, KvmctlError) as error:
         found = explain(error, hypervisor.uri) if isinstance(error, libvirt.libvirtError) else error

@@ -16,10 +16,11 @@ from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import KvmctlError, Refused
 from kvmctl.model import clone as copies
 from kvmctl.model import save_image, xml
-from kvmctl.model.metadata import Metadata
+from kvmctl.model.metadata import Metadata, Reservation
 from kvmctl.operations import (
     claim,
     clone,
+    clone_address,
     clone_identity,
     freeze,
     memory_file,
@@ -33,6 +34,7 @@ from kvmctl.operations.abortable import abortable
 from kvmctl.operations.clone_plan import Copy, Plan
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.undo import Undo
+from kvmctl.preflight.asking import Asking
 from kvmctl.preflight.snapshots import disks_of
 
 # So many copies are given their identities at the same time.
@@ -56,16 +58,18 @@ def run(hypervisor: Hypervisor, plan: Plan, progress: Progress | None = None) ->
         pause, variables = _freeze(hypervisor, domain, plan, undo, progress)
         recovery.done(domain)
         file = memory_file.head(hypervisor, plan.memory)
-        for copy in plan.copies:
+        kept = clone_address.choose(hypervisor, plan.copies)
+        for copy, addresses in zip(plan.copies, kept, strict=True):
             progress.step(f"starting {copy.identity.name}")
-            _restore(hypervisor, plan, copy, file, variables, undo)
-            given.append(_Identity(hypervisor, plan, copy, began))
+            _restore(hypervisor, plan, copy, file, variables, addresses, undo)
+            given.append(_Identity(hypervisor, plan, copy, addresses, began))
         pools.delete_volume(hypervisor, plan.memory.pool, plan.memory.name)
         names = [copy.identity.name for copy in plan.copies]
         progress.step(f"giving {', '.join(names[:3])}{' ...' if names[3:] else ''} an identity of their own")
         rows = [{**identity.row(), "pause_ms": pause, "warnings": identity.warnings} for identity in given]
-        for copy in plan.copies:
-            metadata.write(hypervisor.find(copy.identity.uuid), copy.metadata)
+        for copy, identity in zip(plan.copies, given, strict=True):
+            now = copy.metadata._replace(reservations=identity.kept)
+            metadata.write(hypervisor.find(copy.identity.uuid), now)
         undo.keep()
     return rows
 
@@ -73,14 +77,18 @@ def run(hypervisor: Hypervisor, plan: Plan, progress: Progress | None = None) ->
 class _Identity(threading.Thread):
     """clone_identity.give() for one copy, while the next one is restored: the guests themselves take their time.
 
+    ``kept`` are the addresses that were kept for its cards: those that still are, when it is done.
+
     A daemon: after Ctrl-C nobody waits for it, its guest is powered off under it.
     """
 
     at_once = threading.BoundedSemaphore(AT_ONCE)
 
-    def __init__(self, hypervisor: Hypervisor, plan: Plan, copy: Copy, began: float) -> None:
+    def __init__(
+        self, hypervisor: Hypervisor, plan: Plan, copy: Copy, kept: tuple[Reservation, ...], began: float
+    ) -> None:
         super().__init__(name=f"identity of {copy.identity.name}", daemon=True)
-        self.hypervisor, self.plan, self.copy, self.began = hypervisor, plan, copy, began
+        self.hypervisor, self.plan, self.copy, self.kept, self.began = hypervisor, plan, copy, kept, began
         self.warnings: list[str] = []
         self.seconds = 0.0
         self.failure: BaseException | None = None
@@ -90,6 +98,7 @@ class _Identity(threading.Thread):
         try:
             with self.at_once:
                 self.warnings = clone_identity.give(self.hypervisor, self.plan, self.copy)
+                self.kept = clone_address.settle(self.hypervisor, self.kept)
         except BaseException as error:  # noqa: BLE001 - handed to the waiting thread as it is
             self.failure = error
         self.seconds = time.monotonic() - self.began
@@ -146,20 +155,28 @@ def _restore(
     copy: Copy,
     file: tuple[libvirt.virStorageVol, save_image.SaveImage],
     variables: bytes | None,
+    addresses: tuple[Reservation, ...],
     undo: Undo,
 ) -> None:
     """Write the copy's XML into the memory file's head and let libvirt start it from there, paused."""
     volume, image = file
     path = volume.path()
-    unfinished = _unfinished(plan, copy)
+    unfinished = _unfinished(plan, copy)._replace(reservations=addresses)
     tree = definition(xml.parse(image.xml, "saved guest's XML", "domain"), plan, copy)
     for each in (tree, copy.domain):
         copies.remember(each, unfinished)
     copies.set_nvram(tree, clone.define(hypervisor, plan, copy, undo, variables))
     memory_file.write_head(volume, save_image.head(save_image.with_xml(image, xml.raw(tree))))
-    with translated(hypervisor.uri):
-        undo.add(f"power off {copy.identity.name}", lambda: _power_off(hypervisor, copy))
-        abortable(lambda: hypervisor.conn.restoreFlags(path, None, libvirt.VIR_DOMAIN_SAVE_PAUSED))
+    undo.add("give the addresses back", lambda: clone_address.give_back(hypervisor, addresses))
+    # The network's DHCP server takes a while to be told of it, and QEMU to load the memory.
+    keeping = Asking(lambda: clone_address.keep(hypervisor, addresses))
+    try:
+        with translated(hypervisor.uri):
+            undo.add(f"power off {copy.identity.name}", lambda: _power_off(hypervisor, copy))
+            abortable(lambda: hypervisor.conn.restoreFlags(path, None, libvirt.VIR_DOMAIN_SAVE_PAUSED))
+        clone_identity.cut(hypervisor, hypervisor.find(copy.identity.uuid))
+    finally:
+        keeping.result()
 
 
 def _unfinished(plan: Plan, copy: Copy) -> Metadata:

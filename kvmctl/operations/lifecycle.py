@@ -16,7 +16,7 @@ from kvmctl.connection import Hypervisor, explain, is_missing, translated
 from kvmctl.errors import Conflict, Refused, TimedOut
 from kvmctl.model import xml
 from kvmctl.model.state import ACTIVE, word
-from kvmctl.operations import limits, ports
+from kvmctl.operations import claim, limits, ports
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.watch import Watch
 from kvmctl.preflight import cards, dependents, nics, overcommit
@@ -117,8 +117,13 @@ def plan(hypervisor: Hypervisor, verb: str, name: str, *, force: bool = False) -
                 f"'kvmctl {helps[state]} {shown}' first" if state in helps else None,
             )
         action = does[state]
+        if verb == "resume":
+            # A copy that has its source's MAC address still must not run on.
+            claim.check_finished(domain)
         if verb == "start":
-            stood_on = dependents.against_writing(hypervisor, xml.parse(domain.XMLDesc(0), "domain"))
+            tree = xml.parse(domain.XMLDesc(0), "domain")
+            dependents.check_ends(hypervisor, tree)
+            stood_on = dependents.against_writing(hypervisor, tree)
             if stood_on is not None:
                 raise Refused(
                     f"{stood_on}, and would be destroyed under it",

@@ -74,9 +74,9 @@ def find_or_none(hypervisor: Hypervisor, name: str) -> libvirt.virNetwork | None
             raise
 
 
-def read(network: libvirt.virNetwork) -> Network:
-    """The network as it is: the running definition where it runs."""
-    return model.from_element(xml.parse(network.XMLDesc(0), "network", "network"))
+def read(network: libvirt.virNetwork, flags: int = 0) -> Network:
+    """The network as it is: the running definition where it runs. ``flags``: virNetworkGetXMLDesc's."""
+    return model.from_element(xml.parse(network.XMLDesc(flags), "network", "network"))
 
 
 def everything(hypervisor: Hypervisor) -> list[tuple[libvirt.virNetwork, Network]]:

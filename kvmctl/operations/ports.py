@@ -320,7 +320,8 @@ def unpublish_all(hypervisor: Hypervisor, domain: libvirt.virDomain) -> list[str
         if not before.forwards and not before.reservations:
             return []
         behind_nat = bool(before.forwards) and not through_qemu(hypervisor, domain)
-        metadata.write(domain, before._replace(forwards=(), reservations=()))
+        now = before._replace(forwards=())
+        metadata.write(domain, now)
         warnings = []
         if behind_nat:
             try:
@@ -330,6 +331,8 @@ def unpublish_all(hypervisor: Hypervisor, domain: libvirt.virDomain) -> list[str
                 warnings.append(f"{error.message}: its rules stay until 'kvmctl port sync' runs there")
         for reservation in before.reservations:
             reservations.release(hypervisor, reservation)
+        # Not before they are given back: kvmctl may be killed meanwhile.
+        metadata.write(domain, now._replace(reservations=()))
     return warnings
 
 

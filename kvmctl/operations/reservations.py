@@ -2,6 +2,7 @@
 
 import contextlib
 import ipaddress
+from collections.abc import Collection, Iterator
 
 import libvirt
 
@@ -14,13 +15,20 @@ from kvmctl.operations import networks
 
 
 def reserve(
-    hypervisor: Hypervisor, network: str, mac: str, ip: str | None = None, name: str | None = None
+    hypervisor: Hypervisor,
+    network: str,
+    mac: str,
+    ip: str | None = None,
+    name: str | None = None,
+    *,
+    passing: bool = False,
 ) -> tuple[Reservation, bool]:
     """Keep ``ip`` for the card ``mac``, and whether that was new.
 
     ``ip`` None: the IPv4 address that is kept for it already, or is leased to it, or else a free one of the
-    DHCP range. ``name`` is the host name; for IPv6 it is what the guest is known by. Raises UsageProblem
-    for an address that is none of the network's, and Conflict, naming who has it, for one that is taken.
+    DHCP range. ``name`` is the host name; for IPv6 it is what the guest is known by. ``passing``: in the running
+    network alone, not in its saved definition. Raises UsageProblem for an address that is none of the network's, and
+    Conflict, naming who has it, for one that is taken.
     """
     found = networks.find(hypervisor, network)
     with translated(hypervisor.uri):
@@ -38,7 +46,8 @@ def reserve(
         host = Host(str(chosen), mac, None) if chosen.version == 4 else Host(str(chosen), None, name)
         made = Reservation(network, str(chosen), mac if chosen.version == 4 else None)
         try:
-            _update(found, libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, what, host)
+            flags = libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE if passing else _everywhere(found)
+            _update(found, libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, what, host, flags)
         except BaseException:
             # It may have been done all the same, or half; nobody had the address before.
             with contextlib.suppress(KvmctlError, libvirt.libvirtError):
@@ -66,13 +75,29 @@ def release(hypervisor: Hypervisor, reservation: Reservation) -> bool:
                 return False
             raise
         what = networks.read(found)
-        for addressing in what.addressing:
-            for host in addressing.hosts:
-                same_card = reservation.mac is None or (host.mac or "").lower() == reservation.mac.lower()
-                if host.ip == reservation.ip and same_card:
-                    _update(found, libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, what, host)
-                    return True
-    return False
+        host = _kept(what, reservation)
+        flags = 0
+        # One that was made in passing, or changed by virsh, is only here or only there.
+        if host is not None and found.isActive():
+            flags |= libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE
+        if found.isPersistent():
+            saved = _kept(networks.read(found, libvirt.VIR_NETWORK_XML_INACTIVE), reservation)
+            flags |= libvirt.VIR_NETWORK_UPDATE_AFFECT_CONFIG if saved is not None else 0
+            host = host or saved
+        if host is None or not flags:
+            return False
+        _update(found, libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, what, host, flags)
+    return True
+
+
+def _kept(what: Network, reservation: Reservation) -> Host | None:
+    """The network's entry for it."""
+    for addressing in what.addressing:
+        for host in addressing.hosts:
+            same_card = reservation.mac is None or (host.mac or "").lower() == reservation.mac.lower()
+            if host.ip == reservation.ip and same_card:
+                return host
+    return None
 
 
 def _refuse_other(what: Network, mac: str, address: Address) -> None:
@@ -83,13 +108,17 @@ def _refuse_other(what: Network, mac: str, address: Address) -> None:
         )
 
 
-def _update(network: libvirt.virNetwork, command: int, what: Network, host: Host) -> None:
-    """Change the running and the saved definition together."""
+def _everywhere(network: libvirt.virNetwork) -> int:
+    """To change the running and the saved definition together."""
     flags = 0
     if network.isActive():
         flags |= libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE
     if network.isPersistent():
         flags |= libvirt.VIR_NETWORK_UPDATE_AFFECT_CONFIG
+    return flags
+
+
+def _update(network: libvirt.virNetwork, command: int, what: Network, host: Host, flags: int) -> None:
     address = ipaddress.ip_address(host.ip)
     # Which <ip> the host belongs to: libvirt counts all of them, whatever their family.
     parent = next(index for index, addressing in enumerate(what.addressing) if address in addressing.subnet)
@@ -98,20 +127,25 @@ def _update(network: libvirt.virNetwork, command: int, what: Network, host: Host
 
 def _choose(network: libvirt.virNetwork, what: Network, mac: str) -> Address:
     """The address leased to the card now, or a free one from the end of the IPv4 DHCP range."""
-    leased = _leases(network)
-    taken = {host.ip for addressing in what.addressing for host in addressing.hosts} | set(leased)
-    for ip, holder in leased.items():
+    for ip, holder in _leases(network).items():
         address = ipaddress.ip_address(ip)
         if holder == mac.lower() and address.version == 4 and what.holding(address) is not None:
             return address
-    for addressing in what.addressing:
-        if addressing.subnet.version == 4:
-            for candidate in _candidates(addressing):
-                if str(candidate) not in taken and candidate != addressing.gateway:
-                    return candidate
+    for candidate in free_addresses(network, what):
+        return candidate
     raise KvmctlError(
         f"the network {what.name} has no free IPv4 address to reserve", "give one of its subnet with ip=, or widen it"
     )
+
+
+def free_addresses(network: libvirt.virNetwork, what: Network, taken: Collection[str] = ()) -> Iterator[Address]:
+    """The IPv4 addresses that are leased to nobody, kept for nobody and not ``taken``, best first."""
+    others = {host.ip for addressing in what.addressing for host in addressing.hosts} | set(_leases(network))
+    for addressing in what.addressing:
+        if addressing.subnet.version == 4:
+            for candidate in _candidates(addressing):
+                if str(candidate) not in others and str(candidate) not in taken and candidate != addressing.gateway:
+                    yield candidate
 
 
 def _candidates(addressing: Addressing) -> list[Address]:

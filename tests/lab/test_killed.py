@@ -168,6 +168,7 @@ def test_killed_while_a_running_guest_is_forked(
     host_a.start_default_network()
     source(host_a, tiny, vm, net="nat")
     guest = console(host_a, vm).ready()
+    guest.address()
     write(guest, "first")
     guest.close()
     # While the memory is being written, or before: the source runs on.
@@ -203,12 +204,19 @@ def test_killed_while_a_running_guest_is_forked(
     finally:
         process.kill()
         process.wait()
-    assert "down" in host_a.virsh("domif-getlink", fork, host_a.virsh("domiflist", fork).stdout.split()[-1]).stdout
+    mac = host_a.virsh("domiflist", fork).stdout.split()[-1]
+    # It has not run, or is cut off.
+    state = host_a.virsh("domstate", fork).stdout.strip()
+    assert state == "paused" or "down" in host_a.virsh("domif-getlink", fork, mac).stdout
+    resumed = host_a.kvmctl("resume", fork, "-o", "json", check=False)
+    assert state == "running" or (resumed.returncode, "did not finish" in resumed.error()["message"]) == (4, True)
     again = host_a.kvmctl("clone", vm, fork, "--live", "-o", "json", check=False)
     assert (again.returncode, again.error()["code"]) == (4, "conflict")
     assert "did not finish" in again.error()["message"]
     host_a.kvmctl("delete", fork, "-y")
     assert not files(host_a, fork)
+    # Nor is an address kept for it any more.
+    assert mac not in host_a.conn.networkLookupByName("default").XMLDesc(0)
     shows(lambda: console(host_a, vm), "first")
     is_whole(host_a, vm)
     host_a.kvmctl("clone", vm, fork, "--live")

@@ -65,3 +65,13 @@ def test_cut_network_takes_every_cable_out() -> None:
     tree = xml.parse("<domain><devices><interface/><interface><link state='up'/></interface></devices></domain>")
     clone.cut_network(tree)
     assert [link.get("state") for link in tree.iterfind("devices/interface/link")] == ["down", "down"]
+
+
+def test_cards_in_networks_of_libvirts() -> None:
+    cards = (
+        "<interface type='network'><mac address='52:54:00:BB:00:01'/><source network='default'/></interface>"
+        "<interface type='bridge'><mac address='52:54:00:bb:00:02'/><source bridge='br0'/></interface>"
+        "<interface type='user'><mac address='52:54:00:bb:00:03'/></interface>"
+    )
+    tree = xml.parse(f"<domain><devices>{cards}</devices></domain>")
+    assert clone.cards_in_networks(tree) == [("52:54:00:bb:00:01", "default")]

@@ -78,3 +78,14 @@ def test_the_addressing_that_holds_an_address() -> None:
 
 def test_a_reservation_as_libvirt_takes_it() -> None:
     assert xml.raw(host_element(FOUR.hosts[0])) == '<host mac="52:54:00:00:00:01" name="seven" ip="10.0.0.7"/>'
+
+
+def test_a_new_port_lets_nothing_through_while_the_bridge_looks_for_loops() -> None:
+    def seconds(bridge: str) -> int:
+        return from_element(xml.parse(f"<network><name>n</name>{bridge}</network>")).opening_seconds
+
+    assert seconds("<bridge name='virbr0' stp='on' delay='0'/>") == 4
+    assert seconds("<bridge name='virbr0' stp='on' delay='5'/>") == 10
+    assert seconds("<bridge name='virbr0' stp='off' delay='5'/>") == 0
+    # The kernel's own default of a bridge that somebody else made cannot be known.
+    assert seconds("<forward mode='bridge'/><bridge name='br0'/>") == 0
