@@ -285,14 +285,17 @@ class Hypervisor:
 
 
 _events_started = threading.Event()
+_events_starting = threading.Lock()
 
 
 def start_events() -> None:
     """Run libvirt's event loop in a thread of its own. Call it before connect(); more calls do nothing."""
-    if _events_started.is_set():
-        return
-    _events_started.set()
-    libvirt.virEventRegisterDefaultImpl()
+    # Two connections may be opened at once, and neither before the loop is known to libvirt.
+    with _events_starting:
+        if _events_started.is_set():
+            return
+        libvirt.virEventRegisterDefaultImpl()
+        _events_started.set()
 
     def loop() -> None:
         while True:

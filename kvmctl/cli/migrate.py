@@ -14,6 +14,7 @@ from kvmctl.model.units import human_duration, human_size
 if TYPE_CHECKING:
     from kvmctl.connection import Hypervisor
     from kvmctl.model.migration import Wish
+    from kvmctl.operations.migrate import Plan
     from kvmctl.operations.migrate_steer import Moment
 
 # A number alone is MiB a second, as virsh and libvirt have it.
@@ -75,22 +76,17 @@ def migrate(app: App, /, vm: str, destination: str | None, **options: Any) -> No
         return
     if destination is None:
         raise UsageProblem("where to? DEST is missing", "like 'kvmctl migrate VM qemu+ssh://host/system'")
-    wish = _wish(destination, options)
-    hypervisor = app.connect(events=True)
+    _sensible(options)
     if set(vm) & set("*?["):
         from kvmctl.cli.targets import resolve
 
+        hypervisor, wish = app.connect(events=True), _wish(destination, options)
         names, _ = resolve(hypervisor, [vm], False)
         move_all(app, hypervisor, dict.fromkeys(names, wish), options["check"] or options["dry_run"])
         return
-    from kvmctl.preflight.asking import Asking
-    from kvmctl.preflight.reachable import open_destination
-
-    # While the other host is reached, all that the move needs is imported.
-    opening = Asking(lambda: open_destination(wish.destination))
+    found = _plan(app, vm, destination, options)
     from kvmctl.operations import migrate as operation
 
-    found = operation.plan(hypervisor, vm, wish, opening)
     if options["check"] or options["dry_run"]:
         row = found.as_check()
         if options["dry_run"]:
@@ -116,6 +112,18 @@ def migrate(app: App, /, vm: str, destination: str | None, **options: Any) -> No
     for warning in () if app.machine_readable else row["warnings"]:
         output.warn(app, warning)
     output.show_one(app, row, lambda: _sentence(row))
+
+
+def _plan(app: App, vm: str, destination: str, options: dict[str, Any]) -> "Plan":
+    """Look at both hosts. While they are reached and tell of themselves, all that the move needs is imported."""
+    here = app.connect_ahead(events=True, ask=lambda found: found.capabilities)
+    from kvmctl.preflight.asking import Asking
+    from kvmctl.preflight.reachable import open_destination
+
+    there = Asking(lambda: open_destination(destination, ask=lambda found: found.capabilities))
+    from kvmctl.operations import migrate as operation
+
+    return operation.plan(here.result(), vm, _wish(destination, options), there)
 
 
 def move_all(app: App, hypervisor: "Hypervisor", wishes: dict[str, "Wish"], check: bool) -> None:
@@ -145,9 +153,8 @@ def move_all(app: App, hypervisor: "Hypervisor", wishes: dict[str, "Wish"], chec
     for_each(app, list(wishes), True, act, sentence)
 
 
-def _wish(destination: str, options: dict[str, Any]) -> "Wish":
-    from kvmctl.model.migration import Wish
-
+def _sensible(options: dict[str, Any]) -> None:
+    """Raise UsageProblem for what cannot be meant, before anything is opened."""
     if options["copy_storage"] and options["copy_storage_inc"]:
         raise UsageProblem("give --copy-storage or --copy-storage-inc, not both")
     if not 0.001 <= options["max_downtime"] <= LONGEST_DOWNTIME_SECONDS:
@@ -162,11 +169,16 @@ def _wish(destination: str, options: dict[str, Any]) -> "Wish":
         raise UsageProblem(f"--postcopy does not go together with {other}")
     if options["compress"] and options["connections"]:
         raise UsageProblem("--compress does not go together with --connections")
+
+
+def _wish(destination: str, options: dict[str, Any]) -> "Wish":
+    from kvmctl.model.migration import Wish
+
     return Wish(
         destination=destination,
         max_downtime=options["max_downtime"],
         timeout=options["timeout"],
-        bandwidth=bandwidth,
+        bandwidth=options["bandwidth"],
         copy="full" if options["copy_storage"] else "top" if options["copy_storage_inc"] else "none",
         postcopy=options["postcopy"],
         offline=options["offline"],

@@ -1,7 +1,6 @@
 """What a migration is asked to do, what becomes of each disk, and the note it leaves while it is under way."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from kvmctl.model import xml
 
@@ -13,8 +12,7 @@ Copy = Literal["none", "full", "top"]
 Postcopy = Literal["auto", "never", "now"]
 
 
-@dataclass(frozen=True)
-class Wish:
+class Wish(NamedTuple):
     """What the user asks for. Times in seconds, ``bandwidth`` in bytes a second; None: no limit."""
 
     destination: str
@@ -30,8 +28,7 @@ class Wish:
     trust_storage: bool = False
 
 
-@dataclass(frozen=True)
-class DiskMove:
+class DiskMove(NamedTuple):
     """One disk. ``shared``: both hosts see the same bytes; ``copy``: QEMU (or kvmctl, offline) copies them.
 
     ``pool`` and ``path`` say where the copy goes on the destination; ``backing`` is the file that the copy's top
@@ -53,8 +50,7 @@ class DiskMove:
     unsafe: bool = False
 
 
-@dataclass(frozen=True)
-class Note:
+class Note(NamedTuple):
     """What the domain's metadata says while it moves, for whoever finds it after a crash.
 
     ``volumes`` are those made on the destination for it, as (pool, name); ``autostart`` is what libvirt does not

@@ -1,7 +1,5 @@
 """Emptying a host: every VM to another one."""
 
-from dataclasses import replace
-
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.model.migration import Wish
 
@@ -20,4 +18,4 @@ def order(hypervisor: Hypervisor) -> list[tuple[str, bool]]:
 
 def wish_for(wish: Wish, runs: bool) -> Wish:
     """``wish`` as it fits one VM: what is off moves by its definition alone."""
-    return wish if runs else replace(wish, offline=True, postcopy="never")
+    return wish if runs else wish._replace(offline=True, postcopy="never")

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import libvirt
 
 from kvmctl.connection import explain
 from kvmctl.errors import ConnectionFailed, Interrupted, KvmctlError, with_leftovers
-from kvmctl.operations import migrate_after
+from kvmctl.operations import migrate_after, migrate_pause
 from kvmctl.operations.migrate_note import remove_note
 from kvmctl.operations.migrate_steer import Steer
 from kvmctl.operations.migrate_truth import Hosts, Truth, forget_source, settle
@@ -100,7 +101,11 @@ class End:
         stats = migrate_after.completed(self.hosts)
         wish = self.sides.wish
         paused = self.sides.state == "paused"
-        downtime = stats.get("downtime") if not paused else None
+        pause = migrate_pause.read(stats, self._round_trip)
+        if pause.apart is not None:
+            apart = f"{abs(pause.apart):.1f} s {'ahead of' if pause.apart > 0 else 'behind'}"
+            warnings = [*warnings, f"the destination's clock is {apart} the source's: keep both on the same time (NTP)"]
+        downtime = pause.ms if not paused else None
         last = self.steer.last
         transferred = stats.get("data_processed", last.transferred_bytes if last is not None else None)
         limit = wish.max_downtime * 1000
@@ -118,6 +123,13 @@ class End:
             "strategy": self.steer.strategy,
             "warnings": warnings,
         }
+
+    def _round_trip(self) -> float:
+        """How many seconds a question to the destination takes."""
+        began = time.monotonic()
+        with contextlib.suppress(KvmctlError, libvirt.libvirtError):
+            self.hosts.hypervisor("destination").conn.getLibVersion()
+        return time.monotonic() - began
 
 
 def _as_kvmctl(error: BaseException, uri: str) -> KvmctlError:

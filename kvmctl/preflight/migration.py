@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from kvmctl.connection import translated
 from kvmctl.model.migration import DiskMove
-from kvmctl.preflight import migration_devices, migration_guest, migration_host, migration_storage
+from kvmctl.preflight import migration_devices, migration_guest, migration_host, migration_reach, migration_storage
 from kvmctl.preflight.asking import Asking, together
 from kvmctl.preflight.check import Check, worst
 from kvmctl.preflight.migration_sides import Sides
@@ -39,7 +39,7 @@ def judge(sides: Sides) -> Findings:
             return Findings((same,), ())
         # All at once: each question to a host far away takes its time.
         storage = Asking(lambda: migration_storage.look(sides))
-        looks = (migration_host.checks, migration_guest.checks, migration_devices.checks)
+        looks = (migration_host.checks, migration_reach.checks, migration_guest.checks, migration_devices.checks)
         groups = together(*(functools.partial(_all, look, sides) for look in looks))
         return Findings((same, *itertools.chain(*groups), *storage.result().checks), tuple(storage.result().moves))
 

@@ -1,9 +1,7 @@
-"""Whether the other host can be a home for the guest: another machine, emulator, CPU, memory, ports."""
+"""Whether the other host can be a home for the guest: another machine, emulator, CPU, memory."""
 
-import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import libvirt
 
@@ -11,17 +9,12 @@ from kvmctl.connection import explain, translated
 from kvmctl.errors import KvmctlError
 from kvmctl.model import xml
 from kvmctl.model.units import human_size
-from kvmctl.preflight.asking import Asking
 from kvmctl.preflight.check import Check
 from kvmctl.preflight.migration_sides import Sides
 
 if TYPE_CHECKING:
     from kvmctl.preflight.cpu_compare import Comparison
 
-# qemu.conf: migration_port_min. Debian's firewall rules and everybody's documentation name this range.
-FIRST_PORT = 49152
-# A name server that answers later than this helps no migration either.
-LOOK_UP_SECONDS = 3.0
 PAGES_KIB = {"k": 1, "kib": 1, "m": 1024, "mib": 1024, "g": 1024**2, "gib": 1024**2, "kb": 1, "mb": 1024, "gb": 1024**2}
 
 
@@ -35,14 +28,6 @@ def checks(sides: Sides) -> Iterator[Check]:
     yield _memory(sides)
     yield from _hugepages(sides)
     yield _vcpus(sides)
-    yield _ports(sides)
-    yield from _named(sides)
-    yield Check(
-        "clock",
-        "unknown",
-        "libvirt does not tell what time it is on a host",
-        "keep both on the same time (NTP): a guest takes its clock along, what it talks to does not",
-    )
 
 
 def another_host(sides: Sides) -> Check:
@@ -241,48 +226,3 @@ def _vcpus(sides: Sides) -> Check:
     if need > there:
         return Check("vcpus", "warn", seen, "it will run, slowly")
     return Check("vcpus", "ok", seen)
-
-
-def _named(sides: Sides) -> Iterator[Check]:
-    """The destination tells the source to send the guest to its own host name, unless its qemu.conf says another."""
-    if sides.source.is_remote or sides.wish.offline:
-        return
-    with translated(sides.destination.uri):
-        name = sides.destination.conn.getHostname()
-    asking = Asking(lambda: socket.getaddrinfo(name, FIRST_PORT))
-    try:
-        known = asking.ended(LOOK_UP_SECONDS) and bool(asking.result())
-    except (OSError, UnicodeError):
-        known = False
-    if not known:
-        yield Check(
-            "host name",
-            "warn",
-            f"this host cannot resolve {name}, where the destination tells it to send the guest",
-            f"put {name} into /etc/hosts here, or set migration_host in the destination's qemu.conf",
-        )
-
-
-def _ports(sides: Sides) -> Check:
-    """A connection to the first port of the range tells a firewall's silence from a plain "nobody there"."""
-    host = urlsplit(sides.destination.uri).hostname
-    if host is None or sides.source.is_remote or sides.wish.offline:
-        return Check(
-            "ports",
-            "unknown",
-            "whether the source reaches the destination's migration ports cannot be seen from here",
-            f"QEMU listens on {FIRST_PORT} to 49215 there (qemu.conf: migration_port_min, migration_port_max)",
-        )
-    try:
-        with socket.create_connection((host, FIRST_PORT), timeout=2):
-            pass
-    except ConnectionRefusedError:
-        pass
-    except OSError as error:
-        return Check(
-            "ports",
-            "warn",
-            f"port {FIRST_PORT} of {host} does not answer: {error.strerror or 'no answer'}",
-            "let TCP 49152 to 49215 through the destination's firewall",
-        )
-    return Check("ports", "ok", f"{host} answers on the migration ports ({FIRST_PORT} and up)")

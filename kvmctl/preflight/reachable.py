@@ -1,7 +1,7 @@
 """Whether the host in a libvirt URI answers at all, before libvirt waits minutes for one that never will."""
 
 import socket
-import subprocess
+from collections.abc import Callable
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from kvmctl.connection import Hypervisor, check_uri, connect
@@ -12,15 +12,18 @@ SECONDS = 5.0
 PORTS = {"tcp": 16509, "tls": 16514, "": 16514, "ssh": 22, "libssh": 22, "libssh2": 22}
 
 
-def open_destination(uri: str) -> Hypervisor:
-    """The hypervisor at ``uri``, open for writing, with events and keep-alive.
+def open_destination(uri: str, ask: Callable[[Hypervisor], object] | None = None) -> Hypervisor:
+    """The hypervisor at ``uri``, open for writing, with events and keep-alive. ``ask``: as App.connect_ahead() has it.
 
     Raises UsageProblem where it is no URI of a hypervisor, ConnectionFailed within seconds where nobody
     answers or a password would be asked for.
     """
     prepared = prepare(uri)
     probe(prepared)
-    return connect(prepared, events=True)
+    hypervisor = connect(prepared, events=True)
+    if ask is not None:
+        ask(hypervisor)
+    return hypervisor
 
 
 def prepare(uri: str) -> str:
@@ -69,6 +72,9 @@ def probe(uri: str) -> None:
 
 def _ssh_target(host: str, port: int | None) -> tuple[str, int] | None:
     """Where ssh's own configuration says it would connect; None where it goes through another program or host."""
+    # Imported late: only ssh needs it, and each move waits for the imports.
+    import subprocess
+
     asked = subprocess.run(
         ["ssh", "-G", *(["-p", str(port)] if port else []), "--", host],
         capture_output=True,

@@ -3,7 +3,6 @@
 A lab on one machine has but one CPU and one QEMU, so their answers are told here; libvirt's CPU database is real.
 """
 
-import socket
 from typing import Any
 
 import libvirt
@@ -178,15 +177,3 @@ def test_huge_pages_are_counted(page: str, gib: int, level: str) -> None:
     (found,) = migration_host._hugepages(sides(text, memory=gib * GIB))
     assert found.level == level and "in pages of 2048 KiB; 1 GiB are free there" in found.detail
     assert list(migration_host._hugepages(sides())) == []
-
-
-def test_a_name_that_the_source_does_not_know_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(migration_host._named(sides(there=Conn("127.0.0.1")))) == []
-
-    def unknown(*_: object) -> None:
-        raise socket.gaierror(-2, "Name or service not known")
-
-    # No name server is asked here.
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    (found,) = migration_host._named(sides(there=Conn("no-such-host.invalid")))
-    assert found.level == "warn" and "no-such-host.invalid" in found.detail and "migration_host" in str(found.hint)
