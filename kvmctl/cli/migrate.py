@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kvmctl.model.migration import Wish
     from kvmctl.operations.migrate import Plan
     from kvmctl.operations.migrate_steer import Moment
+    from kvmctl.operations.progress import Progress
 
 # A number alone is MiB a second, as virsh and libvirt have it.
 BANDWIDTH = Size(1024**2)
@@ -82,7 +83,9 @@ def migrate(app: App, /, vm: str, destination: str | None, **options: Any) -> No
 
         hypervisor, wish = app.connect(events=True), _wish(destination, options)
         names, _ = resolve(hypervisor, [vm], False)
-        move_all(app, hypervisor, dict.fromkeys(names, wish), options["check"] or options["dry_run"])
+        move_all(
+            app, hypervisor, dict.fromkeys(names, wish), options["check"] or options["dry_run"], options["progress"]
+        )
         return
     found = _plan(app, vm, destination, options)
     from kvmctl.operations import migrate as operation
@@ -91,7 +94,7 @@ def migrate(app: App, /, vm: str, destination: str | None, **options: Any) -> No
         row = found.as_check()
         if options["dry_run"]:
             row["would"] = [] if found.verdict == "refused" else found.steps()
-        output.show_one(app, row, lambda: _check_lines(row))
+        output.show_one(app, row, lambda: _check_lines(app, row))
         if found.verdict == "refused":
             click.get_current_context().exit(Refused.exit_code)
         return
@@ -101,14 +104,7 @@ def migrate(app: App, /, vm: str, destination: str | None, **options: Any) -> No
         if check.level == "warn" and not app.machine_readable:
             output.warn(app, f"{check.name}: {check.detail}")
     with output.progress(app) as progress:
-
-        def show(moment: "Moment") -> None:
-            left = f", pause {moment.expected_downtime_ms} ms" if moment.expected_downtime_ms is not None else ""
-            dirty = f", {human_size(moment.dirty_bytes_per_second)}/s changed" if moment.dirty_bytes_per_second else ""
-            done = max(0, moment.total_bytes - moment.remaining_bytes)
-            progress.amount(f"{vm}: {moment.phase} {moment.iteration or ''}{dirty}{left}", done, moment.total_bytes)
-
-        row = operation.run(found, progress, _each_second(app, options["progress"], show))
+        row = operation.run(found, progress, _teller(app, progress, found.name, options["progress"]))
     for warning in () if app.machine_readable else row["warnings"]:
         output.warn(app, warning)
     output.show_one(app, row, lambda: _sentence(row))
@@ -126,8 +122,10 @@ def _plan(app: App, vm: str, destination: str, options: dict[str, Any]) -> "Plan
     return operation.plan(here.result(), vm, _wish(destination, options), there)
 
 
-def move_all(app: App, hypervisor: "Hypervisor", wishes: dict[str, "Wish"], check: bool) -> None:
+def move_all(app: App, hypervisor: "Hypervisor", wishes: dict[str, "Wish"], check: bool, lines: bool = False) -> None:
     """Move (or with ``check`` only judge) each named VM, one after the other, and show what came of it.
+
+    ``lines``: with -o json, a line of progress a second.
 
     One after the other: two at once would share the link, and each would stand still longer.
     """
@@ -140,7 +138,7 @@ def move_all(app: App, hypervisor: "Hypervisor", wishes: dict[str, "Wish"], chec
         if check:
             return found.as_check()
         with output.progress(app) as progress:
-            row = operation.run(found, progress, lambda _moment: None)
+            row = operation.run(found, progress, _teller(app, progress, name, lines))
         for warning in () if app.machine_readable else row["warnings"]:
             output.warn(app, f"{name}: {warning}")
         return row
@@ -205,30 +203,39 @@ def _repair(app: App, vm: str, destination: str | None, options: dict[str, Any])
     output.show_one(app, row, lambda: f"{output.plain(row['name'])}: {row['sentence']}")
 
 
-def _each_second(app: App, wanted: bool, show: Callable[["Moment"], None]) -> Callable[["Moment"], None]:
+def _teller(app: App, progress: "Progress", name: str, lines: bool) -> Callable[["Moment"], None]:
     """What is called some times a second: the bar, or with ``--progress -o json`` a line a second."""
-    if not (wanted and app.output == "json"):
-        return show
     last = 0.0
 
     def line(moment: "Moment") -> None:
         nonlocal last
         if time.monotonic() - last >= 1:
             last = time.monotonic()
-            output.progress_line(moment.as_dict())
+            output.progress_line({"name": name, **moment.as_dict()})
 
-    return line
+    def bar(moment: "Moment") -> None:
+        done = max(0, moment.total_bytes - moment.remaining_bytes)
+        progress.amount(f"moving {name}", done, moment.total_bytes, _detail(moment))
+
+    return line if lines and app.output == "json" else bar
 
 
-def _check_lines(row: dict[str, Any]) -> str:
-    lines = []
-    for check in row["checks"]:
-        lines.append(f"{check['level']:<8} {output.plain(check['name'])}: {output.plain(check['detail'])}")
-        if check["hint"] and check["level"] in ("warn", "refused"):
-            lines.append(f"         {output.plain(check['hint'])}")
-    lines.extend(f"would    {output.plain(step)}" for step in row.get("would", ()))
-    lines.append(f"verdict: {row['verdict']}")
-    return "\n".join(lines)
+def _detail(moment: "Moment") -> str:
+    """How far it is, as a line below the bar."""
+    said = [f"{moment.phase}, round {moment.iteration}" if moment.phase == "memory" else moment.phase]
+    said.append(f"{human_size(moment.remaining_bytes)} left")
+    if moment.dirty_bytes_per_second:
+        said.append(f"{human_size(moment.dirty_bytes_per_second)}/s changed")
+    if moment.throttle_percent:
+        said.append(f"guest slowed by {moment.throttle_percent} %")
+    if moment.expected_downtime_ms is not None:
+        said.append(f"pause about {moment.expected_downtime_ms} ms")
+    return "; ".join(said)
+
+
+def _check_lines(app: App, row: dict[str, Any]) -> str:
+    would = [f"would {output.plain(step)}" for step in row.get("would", ())]
+    return "\n".join([output.checks_text(app, row["checks"]), *would, f"verdict: {row['verdict']}"])
 
 
 def _sentence(row: dict[str, Any]) -> str:

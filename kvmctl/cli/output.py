@@ -416,18 +416,32 @@ def progress(app: App) -> Iterator[Progress]:
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeElapsedColumn, TransferSpeedColumn
     from rich.progress import Progress as Bars
     from rich.table import Column as Shape
+    from rich.text import Text
+
+    class Detailed(Bars):
+        """The bar, and below it a line of what else there is to say."""
+
+        detail = ""
+
+        def get_renderables(self) -> Iterator[Any]:
+            yield from super().get_renderables()
+            if self.detail:
+                yield Text(f"  {self.detail}", overflow="ellipsis", no_wrap=True)
 
     class Live(Plain):
-        def __init__(self, bars: Bars) -> None:
+        def __init__(self, bars: Detailed) -> None:
             self.bars = bars
             self.now: tuple[str, Any] | None = None
 
         def step(self, text: str) -> None:
+            self.bars.detail = ""
             self._task(text, None)
 
-        def amount(self, text: str, done: int, total: int | None) -> None:
+        def amount(self, text: str, done: int, total: int | None, detail: str = "") -> None:
+            self.bars.detail = harmless(detail)
             task = self._task(text, total)
-            self.bars.update(task, completed=done, total=total)
+            # The same task may have begun as a step of unknown length.
+            self.bars.update(task, completed=done, total=total, bytes=True)
 
         def _task(self, text: str, total: int | None) -> Any:
             text = harmless(text)
@@ -451,7 +465,7 @@ def progress(app: App) -> Iterator[Progress]:
         def render(self, task: Any) -> Any:
             return super().render(task) if task.fields.get("bytes") else ""
 
-    with Bars(
+    bars = Detailed(
         TextColumn("{task.description}", markup=False, table_column=Shape(no_wrap=True, overflow="ellipsis")),
         OfKnownLength(bar_width=24),
         OfBytes(),
@@ -459,5 +473,6 @@ def progress(app: App) -> Iterator[Progress]:
         TimeElapsedColumn(table_column=Shape(no_wrap=True, min_width=7)),
         console=_console(app, sys.stderr),
         transient=True,
-    ) as bars:
+    )
+    with bars:
         yield Live(bars)

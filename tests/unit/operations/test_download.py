@@ -22,7 +22,7 @@ class Recorder(Progress):
     def __init__(self) -> None:
         self.amounts: list[tuple[str, int, int | None]] = []
 
-    def amount(self, text: str, done: int, total: int | None) -> None:
+    def amount(self, text: str, done: int, total: int | None, detail: str = "") -> None:
         self.amounts.append((text, done, total))
 
 
