@@ -66,6 +66,12 @@ def _without_click(arguments: list[str]) -> int | None:
         moment = snapshot_moments.plain(arguments)
         if moment is not None:
             return boundary.guarded(moment[0], arguments, moment[1])
+    if "migrate" in first:
+        from kvmctl.cli import boundary, moving
+
+        journey = moving.plain(arguments)
+        if journey is not None:
+            return boundary.guarded(journey[0], arguments, lambda: moving.move(*journey))
     return None
 
 

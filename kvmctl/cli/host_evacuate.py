@@ -37,7 +37,7 @@ def evacuate(
       kvmctl host evacuate qemu+ssh://other/system --check
       kvmctl host evacuate qemu+tls://other/system --copy-storage --timeout 10m
     """
-    from kvmctl.cli.migrate import move_all
+    from kvmctl.cli.moving import move_all
     from kvmctl.model.migration import Wish
     from kvmctl.operations import evacuate as operation
 

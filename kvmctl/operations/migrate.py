@@ -35,6 +35,8 @@ STALLED_SECONDS = 45.0
 ABORT_SECONDS = 10.0
 # How long a cancelled migration may take to end, before kvmctl says what is true without it.
 CANCEL_SECONDS = 60.0
+# How often it is looked at. QEMU reckons anew ten times a second, and a small guest is over there within half of one.
+LOOK_SECONDS = 0.05
 
 
 class Plan(NamedTuple):
@@ -191,7 +193,7 @@ class _Move:
         return here.word == self.sides.state and there.word == "absent"
 
     def _call(self, call: Callable[[], object]) -> None:
-        abortable(call, abort=self._abort, tick=self._tick, patience=CANCEL_SECONDS)
+        abortable(call, abort=self._abort, tick=self._tick, patience=CANCEL_SECONDS, every=LOOK_SECONDS)
 
     def _tick(self) -> None:
         # Neither the deadline, nor Ctrl-C, nor the move's own end may wait for an answer: a QEMU whose disks wait for a

@@ -17,12 +17,11 @@ from kvmctl.model.units import human_duration, human_size
 
 Phase = Literal["disks", "memory", "post-copy"]
 
-# Parts of the promised pause that the memory may take, by how many times QEMU has gone over it. Measured with an
-# idle guest and limits of 9, 3 and 1 ms: medians of 50, 24 and 24 ms of pause, one second in all with each.
-FIRST, LATER, LAST = 0.1, 0.4, 0.85
+# Parts of the promised pause that the memory may take, by how many times QEMU has gone over it.
+FIRST, LATER, LAST = 0.3, 0.4, 0.85
 PATIENT_ROUNDS, LAST_ROUNDS = 12, 30
-# QEMU's limit is raised by no more than this: a guest that gets busy in the next moment would pay for it.
-MOST_UNDERRATED = 30.0
+# QEMU's limit is raised by no more than this, at first and later: a guest that gets busy in the next moment would pay.
+SOON_UNDERRATED, MOST_UNDERRATED = 8.0, 30.0
 # Of compressed pages no more than this is believed, for the same reason: what a page shrank to, as a part of it.
 LEAST_SHRUNK = 0.125
 # Above this QEMU slows the guest's CPUs no further (its max-cpu-throttle is 99).
@@ -117,8 +116,7 @@ class Steer:
         self.throttled = self.throttled or now.throttle_percent > 0
         if now.phase == "memory":
             self._peak = max(self._peak, now.bytes_per_second or 0)
-            if self.wish.compress:
-                self._learn(stats)
+            self._learn(stats)
         self.tell(now)
         if self.postcopy or now.iteration == 0:
             return
@@ -132,13 +130,15 @@ class Steer:
                 self._give_up(self._does_not_converge(now))
 
     def _grow(self, now: Moment) -> None:
-        if now.throttle_percent >= FULL_THROTTLE or now.iteration >= LAST_ROUNDS:
-            part = LAST
-        elif now.iteration >= PATIENT_ROUNDS:
-            part = LATER
-        else:
+        if now.iteration < 2:
             return
-        self._limit(part, self._underrated(now, part))
+        if now.throttle_percent >= FULL_THROTTLE or now.iteration >= LAST_ROUNDS:
+            part, most = LAST, MOST_UNDERRATED
+        elif now.iteration >= PATIENT_ROUNDS:
+            part, most = LATER, MOST_UNDERRATED
+        else:
+            part, most = FIRST, SOON_UNDERRATED
+        self._limit(part, min(self._underrated(now, part), most))
 
     def _learn(self, stats: dict[str, Any]) -> None:
         """See what the pages since the last time cost, that QEMU counts whole when it reckons what is left."""
@@ -161,7 +161,7 @@ class Steer:
             return 1.0
         if now.remaining_bytes * self._shrunk > self._peak * self.wish.max_downtime * part:
             return 1.0
-        return min(max(1.0, self._peak / now.bytes_per_second / self._shrunk), MOST_UNDERRATED)
+        return max(1.0, self._peak / now.bytes_per_second / self._shrunk)
 
     def _in_vain(self, now: Moment) -> bool:
         """Whether all that slows the guest down has not helped for long enough, or time presses."""

@@ -10,6 +10,7 @@ from kvmctl.preflight import over_ssh
 from kvmctl.preflight.asking import Asking
 from kvmctl.preflight.check import Check
 from kvmctl.preflight.migration_sides import Sides
+from kvmctl.preflight.reachable import address
 
 # qemu.conf: migration_port_min. Debian's firewall rules and everybody's documentation name this range.
 FIRST_PORT, LAST_PORT = 49152, 49215
@@ -45,7 +46,7 @@ def _ports(sides: Sides, host: str) -> Check:
     if not host or sides.wish.offline:
         return _unseen_ports()
     try:
-        with socket.create_connection((host, FIRST_PORT), timeout=2):
+        with socket.create_connection((address(host), FIRST_PORT), timeout=2):
             pass
     except ConnectionRefusedError:
         pass
@@ -89,7 +90,7 @@ def _named(sides: Sides, here: over_ssh.Told | None, name: str) -> Iterator[Chec
 
 
 def _resolved(name: str) -> bool:
-    asking = Asking(lambda: socket.getaddrinfo(name, FIRST_PORT))
+    asking = Asking(lambda: socket.getaddrinfo(address(name), FIRST_PORT))
     try:
         return asking.ended(LOOK_UP_SECONDS) and bool(asking.result())
     except (OSError, UnicodeError):

@@ -95,16 +95,29 @@ def test_a_rest_too_large_for_the_promise_is_not_let_through() -> None:
     assert domain.limits == [round(30 * migrate_steer.LATER)]
 
 
-@pytest.mark.parametrize(("compress", "limits"), [(True, [48]), (False, [12])])
-def test_pages_that_shrink_are_not_counted_whole(compress: bool, limits: list[int]) -> None:
+@pytest.mark.parametrize("kind", ["compression_pages", "memory_constant"])
+@pytest.mark.parametrize(("iteration", "limit"), [(2, 36), (15, 48)])
+def test_pages_that_shrink_are_not_counted_whole(kind: str, iteration: int, limit: int) -> None:
     """2 MiB are left, which take 5 ms at a quarter of their size, and 20 ms whole."""
-    domain = Domain(memory_bps=100 * 2**20, memory_processed=40 * 2**20, memory_normal=10240, compression_pages=0)
-    made, _ = steer(domain, max_downtime=0.03, compress=compress)
+    domain = Domain(memory_bps=100 * 2**20, memory_processed=40 * 2**20, memory_normal=10240, **{kind: 0})
+    made, _ = steer(domain, max_downtime=0.03)
     made.tick()
     sent = 40 * 2**20 + 1024 * 1024
-    domain.stats.update(memory_iteration=15, memory_processed=sent, compression_pages=1024, data_remaining=2 * 2**20)
+    domain.stats.update(
+        {"memory_iteration": iteration, "memory_processed": sent, kind: 1024, "data_remaining": 2 * 2**20}
+    )
     made.tick()
-    assert domain.limits == limits
+    assert domain.limits == [limit]
+
+
+def test_at_first_it_is_raised_less_than_later() -> None:
+    """A guest that gets busy in the next moment would pay for it."""
+    domain = Domain(memory_bps=200 * 2**20)
+    made, _ = steer(domain, max_downtime=0.03)
+    made.tick()
+    domain.stats.update(memory_iteration=2, memory_bps=2**20, data_remaining=100)
+    made.tick()
+    assert domain.limits == [round(30 * migrate_steer.FIRST * migrate_steer.SOON_UNDERRATED)]
 
 
 def test_gives_up_before_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
