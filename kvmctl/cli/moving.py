@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from kvmctl.cli import output
+from kvmctl.cli import output, without_click
 from kvmctl.cli.app import App
-from kvmctl.errors import KvmctlError, Refused, UsageProblem
+from kvmctl.errors import Refused, UsageProblem
 from kvmctl.model.units import human_duration, human_size, parse_duration, parse_size
 
 if TYPE_CHECKING:
@@ -54,31 +54,12 @@ def plain(arguments: list[str]) -> tuple[App, str, str, dict[str, Any]] | None:
     None for every other command line, those with an error in them too: click, which takes longer to be imported than
     the check of both hosts, reads them.
     """
-    app, words, options = App(), [], dict(DEFAULTS)
-    rest = iter(arguments)
-    for word in rest:
-        if word in ("-c", "--connect"):
-            app.uri = next(rest, "") or None
-            if app.uri is None:
-                return None
-        elif word in ("-o", "--output"):
-            app.output = next(rest, "")
-            if app.output not in ("table", "json"):
-                return None
-        elif word in _FLAGS:
-            options[word[2:].replace("-", "_")] = True
-        elif word in _WITH_VALUE:
-            try:
-                options[word[2:].replace("-", "_")] = _WITH_VALUE[word](next(rest, ""))
-            except KvmctlError:
-                return None
-        elif word.startswith("-"):
-            return None
-        else:
-            words.append(word)
-    if len(words) != 3 or words[0] != "migrate" or _is_pattern(words[1]):
+    line = without_click.read(arguments, _FLAGS, _WITH_VALUE)
+    if line is None or len(line.words) != 3 or line.words[0] != "migrate" or _is_pattern(line.words[1]):
         return None
-    return app, words[1], words[2], options
+    given = {**dict.fromkeys(line.flags, True), **line.values}
+    options = {**DEFAULTS, **{name[2:].replace("-", "_"): value for name, value in given.items()}}
+    return line.app, line.words[1], line.words[2], options
 
 
 def _is_pattern(vm: str) -> bool:

@@ -1,7 +1,6 @@
 """Each disk of the guest: seen by both hosts, or to be copied and room for it."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -129,7 +128,7 @@ def _path_in_pool(sides: Sides, source: xml.Element) -> str | None:
 
 
 def _shared(facts: _Facts, found: Storage, seen: str) -> None:
-    found.moves.append(replace(facts.move("shared"), unsafe=facts.same is True))
+    found.moves.append(facts.move("shared")._replace(unsafe=facts.same is True))
     if facts.cache in ("writeback", "unsafe") and not facts.readonly:
         found.checks.append(
             Check(
@@ -145,7 +144,7 @@ def _shared(facts: _Facts, found: Storage, seen: str) -> None:
 
 def _unseen(facts: _Facts, found: Storage) -> None:
     """No pool of a host holds the path, so nothing tells whether the other one has the same file."""
-    found.moves.append(replace(facts.move("shared"), unsafe=facts.sides.wish.trust_storage))
+    found.moves.append(facts.move("shared")._replace(unsafe=facts.sides.wish.trust_storage))
     blind = facts.sides.source.uri if facts.here is None else facts.sides.destination.uri
     folder = PurePosixPath(facts.path).parent
     hint = f"make {folder} a storage pool there ('virsh -c {blind} pool-create-as NAME dir --target {folder}')"
@@ -192,8 +191,7 @@ def _copied(facts: _Facts, found: Storage) -> None:
         found.checks.append(Check(facts.title, "refused", detail, "start the guest, or add --copy-storage-inc"))
         return
     found.moves.append(
-        replace(
-            facts.move("copy"),
+        facts.move("copy")._replace(
             pool=pool.name,
             path=path,
             backing=backing,

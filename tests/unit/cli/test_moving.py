@@ -49,7 +49,7 @@ def test_reads_what_click_reads(monkeypatch: pytest.MonkeyPatch, line: str) -> N
         "migrate web b --timeout soon",
         "migrate web b --timeout",
         "migrate web b -c",
-        "migrate web b -o name",
+        "migrate web b -o wide",
         "migrate web b --abort",
         "migrate web b --timeout=2m",
         "list migrate b",
