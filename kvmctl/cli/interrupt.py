@@ -64,10 +64,10 @@ class Interruptible:
         if self.cut is None:
             return error
         hint = "what was under way may still be there: when libvirt answers again, run the command again or delete it"
-        told = error.hint if isinstance(error, Interrupted) and error.hint else None
-        return Interrupted(
-            f"interrupted, and libvirt does not answer ({self.cut})", f"{told}; {hint}" if told else hint
-        )
+        told = f"{error.hint}; {hint}" if isinstance(error, Interrupted) and error.hint else hint
+        found = Interrupted(f"interrupted, and libvirt does not answer ({self.cut})", told)
+        found.__cause__ = error
+        return found
 
     def _interrupted(self, _signal: int, _frame: FrameType | None) -> NoReturn:
         self._heard = True

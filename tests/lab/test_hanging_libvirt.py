@@ -52,8 +52,12 @@ def interrupted(process: "subprocess.Popen[str]", uri: str) -> str:
     """What it says, sent Ctrl-C, and once more when it has said what it waits for."""
     assert process.stderr is not None
     process.send_signal(signal.SIGINT)
-    first = process.stderr.readline()
-    assert "libvirt does not answer" in first and "Ctrl-C again" in first
+    first = ""
+    while "libvirt does not answer" not in first:
+        line = process.stderr.readline()
+        assert line, f"ended without saying what it waits for: {first}"
+        first += line
+    assert "Ctrl-C again" in line
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=60)
     assert process.returncode == 130, first + rest
@@ -64,13 +68,13 @@ def interrupted(process: "subprocess.Popen[str]", uri: str) -> str:
 
 @pytest.mark.usefixtures("leaves_nothing")
 def test_an_import_is_interrupted(host_a: Host, big: Path) -> None:
-    file = host_a.folder / "lib" / "kvmctl-images" / "cut.qcow2"
+    file = host_a.folder / "lib" / "kvmctl-images" / "cut.iso"
     process = begin(host_a, "image", "import", str(big), "--name", "cut")
     until_half_there(process, file)
     with host_a.hanging_libvirtd():
         said = interrupted(process, host_a.uri)
     assert "when libvirt answers again" in said
-    host_a.kvmctl("image", "delete", "cut", "--yes")
+    host_a.kvmctl("image", "delete", "cut.iso", "--yes")
     assert not file.exists()
 
 
@@ -94,12 +98,12 @@ def test_a_creation_on_another_host_is_interrupted(host_a: Host, host_b: Host, b
 @pytest.mark.usefixtures("leaves_nothing")
 def test_one_signal_suffices(host_a: Host, big: Path) -> None:
     process = begin(host_a, "image", "import", str(big), "--name", "cut", "-o", "json")
-    until_half_there(process, host_a.folder / "lib" / "kvmctl-images" / "cut.qcow2")
+    until_half_there(process, host_a.folder / "lib" / "kvmctl-images" / "cut.iso")
     with host_a.hanging_libvirtd():
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=120)
     assert (process.returncode, '"code": "interrupted"' in said) == (130, True), said
-    host_a.kvmctl("image", "delete", "cut", "--yes")
+    host_a.kvmctl("image", "delete", "cut.iso", "--yes")
 
 
 @pytest.mark.full
