@@ -21,6 +21,8 @@ class KvmctlError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        # What with_leftovers() added to the hint.
+        self.leftovers: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The error as scripts read it: ``{"code", "message", "hint"}``."""
@@ -83,9 +85,21 @@ class Interrupted(KvmctlError):
     exit_code = 130
 
 
+def is_interrupt(error: BaseException) -> bool:
+    """Whether ``error`` comes of Ctrl-C or SIGTERM.
+
+    A signal may arrive while libvirt tells Python of an error: its call then returns as if there were none, which
+    Python calls a SystemError.
+    """
+    if isinstance(error, SystemError):
+        return isinstance(error.__cause__, (KeyboardInterrupt, Interrupted))
+    return isinstance(error, (KeyboardInterrupt, Interrupted))
+
+
 def with_leftovers(error: KvmctlError, leftovers: Sequence[str]) -> KvmctlError:
     """``error`` with the steps that could not be undone added to its hint, so that nobody has to guess."""
     if leftovers:
         told = "could not undo: " + "; ".join(leftovers)
         error.hint = f"{error.hint}; {told}" if error.hint else told
+        error.leftovers = (*error.leftovers, *leftovers)
     return error

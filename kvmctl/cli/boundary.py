@@ -7,7 +7,7 @@ from typing import Any
 
 from kvmctl.cli import interrupt
 from kvmctl.cli.app import App
-from kvmctl.errors import Interrupted, KvmctlError, Partial
+from kvmctl.errors import Interrupted, KvmctlError, Partial, is_interrupt
 
 
 def guarded(app: App, arguments: list[str], command: Callable[[], int | None]) -> int:
@@ -58,8 +58,7 @@ def _from_outside(error: Exception, app: App) -> KvmctlError:
         from kvmctl.connection import explain
 
         found = explain(error, app.uri)
-    elif isinstance(error, SystemError) and isinstance(error.__cause__, (KeyboardInterrupt, Interrupted)):
-        # The signal came while libvirt told Python of an error: its call returned as if there were none.
+    elif is_interrupt(error):
         found = Interrupted("interrupted")
     elif isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""

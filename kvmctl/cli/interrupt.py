@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-from kvmctl.errors import Interrupted, KvmctlError
+from kvmctl.errors import Interrupted, KvmctlError, with_leftovers
 
 # Seconds without an answer until that is said, until the connection is cut off by itself, and until a main thread
 # that even then does not hear of the signal is left behind.
@@ -64,10 +64,9 @@ class Interruptible:
         if self.cut is None:
             return error
         hint = "what was under way may still be there: when libvirt answers again, run the command again or delete it"
-        told = f"{error.hint}; {hint}" if isinstance(error, Interrupted) and error.hint else hint
-        found = Interrupted(f"interrupted, and libvirt does not answer ({self.cut})", told)
+        found = Interrupted(f"interrupted, and libvirt does not answer ({self.cut})", hint)
         found.__cause__ = error
-        return found
+        return with_leftovers(found, error.leftovers)
 
     def _interrupted(self, _signal: int, _frame: FrameType | None) -> NoReturn:
         self._heard = True

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 
-from kvmctl.errors import Interrupted, KvmctlError, with_leftovers
+from kvmctl.errors import Interrupted, KvmctlError, is_interrupt, with_leftovers
 
 
 def disregard(_number: int, _frame: FrameType | None) -> None:
@@ -72,7 +72,7 @@ class Undo:
         if isinstance(error, KvmctlError):
             with_leftovers(error, leftovers)
         elif leftovers:
-            if isinstance(error, KeyboardInterrupt):
+            if is_interrupt(error):
                 raise with_leftovers(Interrupted("interrupted"), leftovers) from error
             raise with_leftovers(KvmctlError(str(error)), leftovers) from error
 

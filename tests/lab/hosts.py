@@ -94,6 +94,8 @@ mount --make-rslave /
 mount -t sysfs sysfs /sys
 for folder in {places}; do mkdir -p "$folder"; mount -t tmpfs -o mode=755 tmpfs "$folder"; done
 mount --bind {root}/hosts /etc/hosts
+# systemd-nspawn has put a file of its own there, since deleted, and nothing can be mounted over that.
+umount /proc/sys/kernel/random/boot_id 2>/dev/null || true
 mount --bind {folder}/boot_id /proc/sys/kernel/random/boot_id
 mount --bind {root}/ssh/config /etc/ssh/ssh_config
 touch {folder}/client-up
