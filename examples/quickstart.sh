@@ -15,6 +15,10 @@ vm=quickstart
 image=debian-12
 key=$state/quickstart_ed25519
 
+# Only where the system's control groups cannot be written to, see start_hypervisor.
+qemu_conf=/etc/libvirt/qemu.conf
+no_cgroups='cgroup_controllers = [ ]  # by kvmctl quickstart'
+
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 run() { printf '$ %s\n' "$*"; "$@"; }
 die() { printf 'quickstart: %s\n' "$*" >&2; exit 1; }
@@ -126,6 +130,11 @@ start_hypervisor() {
     if [ -c /dev/kvm ] && getent group kvm >/dev/null && [ "$(stat -c %a /dev/kvm)" = 600 ]; then
       chgrp kvm /dev/kvm && chmod 660 /dev/kvm
     fi
+    # A container often has the machine's control groups for reading only, and libvirt then starts no guest:
+    # it is told to use none. --remove takes the line away again.
+    if grep -qE '^cgroup2? /sys/fs/cgroup[^ ]* cgroup2? ro,' /proc/self/mounts && ! grep -q '^cgroup_controllers' "$qemu_conf"; then
+      echo "$no_cgroups" >>"$qemu_conf"
+    fi
     mkdir -p /run/libvirt
     [ -S /run/libvirt/virtlogd-sock ] || virtlogd --daemon
     libvirtd --daemon --pid-file /run/libvirt/libvirtd.pid
@@ -157,6 +166,9 @@ remove_all() {
       virsh -q pool-destroy kvmctl-images && virsh -q pool-delete kvmctl-images &&
         virsh -q pool-undefine kvmctl-images || true
     fi
+  fi
+  if [ "$(id -u)" = 0 ] && [ -f "$qemu_conf" ] && grep -qxF "$no_cgroups" "$qemu_conf"; then
+    sed -i "/^cgroup_controllers = .*by kvmctl quickstart$/d" "$qemu_conf"
   fi
   rm -rf "$state/venv" "$state/installed" "$key" "$key.pub" "$state/quickstart.png"
   rmdir "$state" 2>/dev/null || true

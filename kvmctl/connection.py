@@ -77,6 +77,9 @@ _SPICE = "SPICE may be a package of its own here: apt-get install qemu-system-mo
 
 
 _NO_CGROUPS = "libvirt has no control groups on that host: they have to be mounted before libvirtd starts"
+_READ_ONLY_CGROUPS = (
+    "are control groups mounted for reading only there, as in a container? 'kvmctl host check' says what to do"
+)
 # What the host lacks for a device or a limit, by libvirt's words for it.
 _MISSING = (
     # Debian has it apart from 13 on.
@@ -88,6 +91,8 @@ _MISSING = (
     ),
     ("/cpu.weight'", "with control groups v2 CPU shares are 1 to 10000"),
     ("controller is not mounted", _NO_CGROUPS),
+    ("Failed to create v1 controller", _READ_ONLY_CGROUPS),
+    ("Failed to create v2 cgroup", _READ_ONLY_CGROUPS),
     ("cgroup cpu is required", _NO_CGROUPS),
     ("qdisc kind is unknown", "that kernel lacks a module for rate limits: sch_htb, sch_sfq, sch_ingress, act_police"),
     ("unable to map backing store", "see HugePages_Free in /proc/meminfo there; vm.nr_hugepages sets aside more"),

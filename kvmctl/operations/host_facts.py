@@ -18,7 +18,7 @@ import libvirt
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import KvmctlError, UsageProblem
 from kvmctl.operations import hooks, networks, pools
-from kvmctl.preflight import host_cpu, host_kvm
+from kvmctl.preflight import host_cpu, host_kernel, host_kvm
 from kvmctl.preflight.host_root import Root
 
 Manager = Literal["apt", "dnf"]
@@ -73,6 +73,7 @@ class Facts:
     pool: Thing
     hooks: tuple[str, ...] = ()
     kvm_for_root_alone: bool = False
+    cgroups_for_reading: bool = False
 
 
 def look(connect: Callable[[], Hypervisor]) -> Facts:
@@ -116,6 +117,7 @@ def look(connect: Callable[[], Hypervisor]) -> Facts:
         pool=pool,
         hooks=tuple(hooks.missing()) if not session and hooks.may_be_installed() else (),
         kvm_for_root_alone=host_kvm.look(Root()).roots_alone,
+        cgroups_for_reading=not session and host_kernel.cgroups_for_reading(Root()),
     )
 
 

@@ -15,7 +15,7 @@ from kvmctl.connection import Hypervisor
 from kvmctl.errors import KvmctlError
 from kvmctl.operations import hooks, host_facts
 from kvmctl.operations.host_facts import Facts, Thing
-from kvmctl.preflight import host_kvm
+from kvmctl.preflight import host_kernel, host_kvm
 
 _MODULAR = ("virtqemud", "virtnetworkd", "virtstoraged", "virtnodedevd", "virtsecretd", "virtinterfaced", "virtlogd")
 # Installing packages over a slow line takes its time; a daemon that takes longer than this hangs.
@@ -99,6 +99,8 @@ def decide(facts: Facts) -> list[Step]:
     if facts.kvm_for_root_alone:
         let_in = tuple(tuple(command.split()) for command in host_kvm.LET_IN)
         steps.append(Step("kvm-access", host_kvm.ROOTS_ALONE, let_in, needs_root=True))
+    if facts.cgroups_for_reading and not own:
+        steps.append(_without_cgroups(facts))
     if facts.error is not None and not own:
         steps += _daemons(facts)
     if facts.groups:
@@ -131,6 +133,16 @@ def _install(facts: Facts) -> Step:
         why += " (Fedora's names, not tried by kvmctl's makers)"
         commands = (("dnf", "install", "-y", *facts.packages),)
     return Step("packages", why, commands, needs_root=True, vital=True)
+
+
+def _without_cgroups(facts: Facts) -> Step:
+    told = "" if facts.error is not None else "; libvirtd reads it when it starts, and was not restarted"
+    return Step(
+        "cgroups",
+        f"control groups are mounted for reading only, so libvirt is to use none{told}",
+        (("sh", "-c", f"echo '{host_kernel.NO_CGROUPS}' >> /etc/libvirt/qemu.conf"),),
+        needs_root=True,
+    )
 
 
 def _daemons(facts: Facts) -> list[Step]:

@@ -115,8 +115,20 @@ def hugepages(root: Root) -> Check:
     return Check("hugepages", "ok", f"reserved: {', '.join(reserved)}{also}")
 
 
+# What qemu.conf of libvirt says to have no control groups used.
+NO_CGROUPS = "cgroup_controllers = [ ]"
+
+
 def cgroups(root: Root) -> Check:
     """``cgroups``: the controllers that libvirt limits guests with, version 1 or 2."""
+    if cgroups_for_reading(root):
+        return Check(
+            "cgroups",
+            "warn",
+            "mounted for reading only, as in many containers: the system's libvirt starts no guest with them",
+            f"give the container control groups of its own, or have libvirt use none ('kvmctl host setup' does): "
+            f"echo '{NO_CGROUPS}' >> /etc/libvirt/qemu.conf, and restart libvirtd",
+        )
     v2 = root.text("sys/fs/cgroup/cgroup.controllers")
     if v2 is not None:
         return _controllers("v2", set(v2.split()), V2_CONTROLLERS)
@@ -130,6 +142,17 @@ def cgroups(root: Root) -> Check:
         "warn",
         "no cgroup controllers are mounted: guests run, but nothing limits or counts their CPU and memory",
         "mount -t cgroup2 none /sys/fs/cgroup",
+    )
+
+
+def cgroups_for_reading(root: Root) -> bool:
+    """Whether libvirt's control groups are mounted read-only, and libvirt is not told to do without."""
+    if re.search(r"^\s*cgroup_controllers\s*=\s*\[\s*\]", root.text("etc/libvirt/qemu.conf") or "", re.MULTILINE):
+        return False
+    # Beside version 1, version 2 has no controllers: only where it has the folder for itself does libvirt use it.
+    return any(
+        "ro" in options and (options & set(CONTROLLERS) if kind == "cgroup" else folder == "/sys/fs/cgroup")
+        for folder, kind, options in _mounted(root)
     )
 
 
@@ -147,13 +170,18 @@ def _controllers(version: str, found: set[str], wanted: tuple[str, ...]) -> Chec
 
 
 def _mounted_v1(root: Root) -> set[str]:
-    mounts = root.text("proc/self/mounts") or root.text("proc/mounts") or ""
     options: set[str] = set()
-    for line in mounts.splitlines():
-        fields = line.split()
-        if len(fields) >= 4 and fields[2] == "cgroup":
-            options.update(fields[3].split(","))
+    for _folder, kind, more in _mounted(root):
+        if kind == "cgroup":
+            options |= more
     return options & set(CONTROLLERS)
+
+
+def _mounted(root: Root) -> list[tuple[str, str, set[str]]]:
+    """The mounted control groups: folder, kind (cgroup or cgroup2), options."""
+    mounts = root.text("proc/self/mounts") or root.text("proc/mounts") or ""
+    fields = [line.split() for line in mounts.splitlines()]
+    return [(f[1], f[2], set(f[3].split(","))) for f in fields if len(f) >= 4 and f[2] in ("cgroup", "cgroup2")]
 
 
 def ksm(root: Root) -> Check:

@@ -113,6 +113,16 @@ def test_a_kvm_device_that_only_root_may_open_is_given_to_its_group() -> None:
     assert commands(facts) == {"kvm-access": "chgrp kvm /dev/kvm; chmod 660 /dev/kvm"}
 
 
+def test_where_control_groups_cannot_be_written_libvirt_is_told_to_use_none_before_it_starts() -> None:
+    found = commands(replace(DOWN, cgroups_for_reading=True))
+    write = "sh -c 'echo '\"'\"'cgroup_controllers = [ ]'\"'\"' >> /etc/libvirt/qemu.conf'"
+    assert found["cgroups"] == write
+    assert list(found).index("cgroups") < list(found).index("libvirtd")
+    (step,) = decide(replace(READY, cgroups_for_reading=True))
+    assert "was not restarted" in step.why
+    assert decide(replace(DOWN, root=False, user="ann", cgroups_for_reading=True)) == []
+
+
 def test_after_writing_hooks_only_what_runs_is_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, ...]] = []
 

@@ -127,6 +127,25 @@ def test_cgroups_of_version_1_and_missing_ones(tmp_path: Path) -> None:
     assert "no cgroup controllers are mounted" in check["detail"]
 
 
+@pytest.mark.parametrize(
+    ("mounts", "conf", "read_only"),
+    [
+        ("cgroup /sys/fs/cgroup/memory cgroup ro,nosuid,memory 0 0\n", "", True),
+        ("cgroup /sys/fs/cgroup cgroup2 ro,nosuid 0 0\n", "#cgroup_controllers = []\n", True),
+        ("cgroup /sys/fs/cgroup cgroup2 ro,nosuid 0 0\n", "cgroup_controllers = [ ]  # none\n", False),
+        ("cgroup2 /sys/fs/cgroup/unified cgroup2 ro 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n", "", False),
+        ("cgroup /sys/fs/cgroup/systemd cgroup ro,name=systemd 0 0\n", "", False),
+    ],
+)
+def test_cgroups_that_libvirt_cannot_write_to(tmp_path: Path, mounts: str, conf: str, read_only: bool) -> None:
+    """As systemd-nspawn and Docker mount them: libvirt then starts no guest, unless it is told to use none."""
+    files = {**trees.INTEL_SERVER, "proc/mounts": mounts, "etc/libvirt/qemu.conf": conf}
+    found = host.of_root(Root(trees.plant(tmp_path, files))).as_dict()
+    check = next(check for check in found["checks"] if check["name"] == "cgroups")
+    assert ("for reading only" in check["detail"]) is read_only
+    assert not read_only or (check["level"], "cgroup_controllers = [ ]" in check["hint"]) == ("warn", True)
+
+
 def test_an_iommu_that_the_command_line_switched_off(tmp_path: Path) -> None:
     found = judged(tmp_path, {**trees.BIOS_OFF, "proc/cmdline": "intel_iommu=off\n"})
     assert "remove that option" in found["by_name"]["iommu"]["hint"]
