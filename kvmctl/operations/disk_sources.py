@@ -1,5 +1,7 @@
 """Where a disk's bytes are: checking what is there, and finding a place for what is new."""
 
+import posixpath
+
 import libvirt
 
 from kvmctl.connection import Hypervisor, is_missing, translated
@@ -18,18 +20,19 @@ def existing(hypervisor: Hypervisor, wanted: media.ExistingDisk) -> tuple[media.
     """What ``wanted`` names and its format, after a look at it.
 
     Raises NotFound; UsageProblem for what is no disk, of another format than asked for, or no ISO image
-    where it shall be a CD.
+    where it shall be a CD; Refused for a qcow2 disk that is not whole, or names files that it should not.
     """
     path = hypervisor_files.absolute(hypervisor, wanted.path)
     what = "ISO" if wanted.tuning.device == "cdrom" else "disk"
-    found = hypervisor_files.require(hypervisor, path, what, HEAD)
+    # What others may be writing to at this moment cannot be judged.
+    mine = not (wanted.tuning.readonly or wanted.tuning.shareable)
+    found = hypervisor_files.require(hypervisor, path, what, HEAD, _check_whole if mine else None)
     if wanted.tuning.device == "cdrom":
         check_iso(path, found.head)
         return media.Source(found.kind, path), "raw"
     if found.capacity_bytes == 0:
         raise UsageProblem(f"the disk {path[:200]!a} is empty")
-    if found.backing is not None and hypervisor_files.look(hypervisor, found.backing) is None:
-        raise NotFound(f"the disk {path[:200]!a} is backed by {found.backing[:200]!a}, which is not there")
+    _check_backing(hypervisor, found)
     if wanted.format and wanted.format != found.format and found.format != "raw":
         raise UsageProblem(f"the disk {path[:200]!a} is {found.format}, not {wanted.format}")
     if found.format not in ("raw", "qcow2", "iso", "none", "unknown"):
@@ -38,6 +41,49 @@ def existing(hypervisor: Hypervisor, wanted: media.ExistingDisk) -> tuple[media.
         )
     format_ = wanted.format or (found.format if found.format in media.FORMATS else "raw")
     return media.Source(found.kind, path), format_
+
+
+def _check_whole(volume: libvirt.virStorageVol, found: hypervisor_files.HypervisorFile) -> None:
+    if found.format != "qcow2":
+        return
+    from kvmctl.operations import volume_reader
+    from kvmctl.preflight import image_qcow2
+    from kvmctl.preflight.image_header import Reader
+
+    with translated():
+        size = int(xml.parse(volume.XMLDesc(0), "storage volume", "volume").findtext("physical") or 0)
+    if size:
+        image_qcow2.check_disk(Reader(volume_reader.opened(volume, size), size, f"the disk {found.path[:200]!a}"))
+
+
+def _check_backing(hypervisor: Hypervisor, disk: hypervisor_files.HypervisorFile) -> None:
+    """Raise NotFound where something that the disk stands on is missing, Refused where it may not be meant.
+
+    Whoever made the disk wrote into its header what it stands on, and the guest could read that: any file of the
+    host's. So it has to lie beside the disk or in a storage pool.
+    """
+    from kvmctl.preflight import dependents
+
+    above, seen = disk, {disk.path}
+    while (path := above.backing) is not None:
+        if path in seen:
+            raise Refused(
+                f"the disk {disk.path[:200]!a} is backed by itself", "its header is damaged: use a copy of it"
+            )
+        seen.add(path)
+        below = hypervisor_files.look(hypervisor, path)
+        if below is None:
+            raise NotFound(f"the disk {disk.path[:200]!a} is backed by {path[:200]!a}, which is not there")
+        with translated(hypervisor.uri):
+            known = dependents.pool_of(hypervisor, path) is not None
+        if not known and posixpath.dirname(path) != posixpath.dirname(above.path):
+            raise Refused(
+                f"the disk {disk.path[:200]!a} is backed by {path[:200]!a}, "
+                "which is neither beside it nor in a storage pool",
+                "the guest could read that file: where it is meant, make its directory a storage pool, "
+                "or take the disk alone with 'qemu-img convert'",
+            )
+        above = below
 
 
 def check_iso(path: str, head: bytes) -> None:

@@ -5,7 +5,7 @@ import os
 import posixpath
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -32,7 +32,11 @@ class HypervisorFile(NamedTuple):
     head: bytes = b""
 
 
-def look(hypervisor: Hypervisor, path: str, head: int = 0) -> HypervisorFile | None:
+# Judges a volume further, as long as it can be looked at; raises what speaks against it.
+Judge = Callable[[libvirt.virStorageVol, HypervisorFile], None]
+
+
+def look(hypervisor: Hypervisor, path: str, head: int = 0, judge: Judge | None = None) -> HypervisorFile | None:
     """What is at the absolute ``path`` on the hypervisor's host, or None where nothing is.
 
     A path in no storage pool is looked at through a pool made for the moment of looking. Raises
@@ -45,15 +49,20 @@ def look(hypervisor: Hypervisor, path: str, head: int = 0) -> HypervisorFile | N
     for _ in range(ATTEMPTS):
         try:
             with volume_at(hypervisor, path) as volume:
-                return _described(hypervisor, volume, path, head) if volume is not None else None
+                if volume is None:
+                    return None
+                found = _described(hypervisor, volume, path, head)
+                if judge is not None:
+                    judge(volume, found)
+                return found
         except NotFound:
             time.sleep(PAUSE)
     raise Conflict(f"{path[:200]!a} on the host of {hypervisor.uri} comes and goes", "try again")
 
 
-def require(hypervisor: Hypervisor, path: str, what: str, head: int = 0) -> HypervisorFile:
+def require(hypervisor: Hypervisor, path: str, what: str, head: int = 0, judge: Judge | None = None) -> HypervisorFile:
     """As look(), but NotFound where nothing is there."""
-    found = look(hypervisor, path, head)
+    found = look(hypervisor, path, head, judge)
     if found is None:
         raise NotFound(f"there is no {what} {path[:200]!a} on the host of {hypervisor.uri}")
     return found

@@ -1,10 +1,6 @@
 """Finding the image a guest is made from: by name, by file, or by address."""
 
-import io
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import libvirt
 
 from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import NotFound
@@ -13,9 +9,6 @@ from kvmctl.operations import image_store
 from kvmctl.operations.image_store import Image as Image
 from kvmctl.operations.progress import Progress
 from kvmctl.preflight.image_header import examine
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
 
 
 def resolve(hypervisor: Hypervisor, name: str, progress: Progress, *, bring: bool = True) -> Image:
@@ -63,40 +56,10 @@ def _by_path(hypervisor: Hypervisor, path: str, progress: Progress, bring: bool)
                 image = image_store.image_of(volume, volume.storagePoolLookupByVolume().name())
                 text = volume.XMLDesc(0)
             physical = int(xml.parse(text, "storage volume").findtext("physical") or 0)
-            examine(io.BufferedReader(_VolumeFile(volume, physical), 64 * 1024), physical, image.name)
+            examine(volume_reader.opened(volume, physical), physical, image.name)
             return image
     name = image_import.content_name(local, progress)
     known = image_store.find_or_none(hypervisor, name)
     if known is None and not bring:
         raise _not_brought(hypervisor, path, "import")
     return known if known is not None else image_import.import_file(hypervisor, local, name, progress)
-
-
-class _VolumeFile(io.RawIOBase):
-    """A volume as a file to read from, for judging one that other tools put into a pool."""
-
-    def __init__(self, volume: libvirt.virStorageVol, size: int) -> None:
-        self._volume, self._size, self._at = volume, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: "WriteableBuffer") -> int:
-        from kvmctl.operations import volume_reader
-
-        view = memoryview(buffer)
-        length = min(len(view), self._size - self._at)
-        data = volume_reader.read_at(self._volume, self._at, length) if length > 0 else b""
-        view[: len(data)] = data
-        self._at += len(data)
-        return len(data)

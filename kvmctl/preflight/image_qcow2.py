@@ -52,6 +52,18 @@ def check(reader: Reader) -> int:
     return fields.size
 
 
+def check_disk(reader: Reader) -> None:
+    """Judge a disk that a VM shall write to: unlike an image it may stand on another, and be encrypted.
+
+    Raises Refused where it is damaged, cut off, or its data is in another file.
+    """
+    fields = _read(reader)
+    _check_data_file(reader, fields)
+    _check_usable(reader, fields)
+    _check_sane(reader, fields)
+    _check_whole(reader, fields)
+
+
 def _read(reader: Reader) -> _Fields:
     head = reader.at(0, 72, "its header does")
     version, backing_offset, backing_size, bits, size, encryption, l1, l1_at, ref_at, ref_clusters, snapshots = (
@@ -89,11 +101,19 @@ def _check_alone(reader: Reader, fields: _Fields) -> None:
     if fields.backing_offset or fields.backing_size:
         name = reader.up_to(fields.backing_offset, min(fields.backing_size, 1023)) if fields.backing_offset else b""
         raise reader.outside("a backing file", name)
+    _check_data_file(reader, fields)
+    if fields.encryption or _extension(reader, fields, _EXTENSION_ENCRYPTION) is not None:
+        raise reader.refused("is encrypted", "decrypt it first: a guest would not find its key")
+    _check_usable(reader, fields)
+
+
+def _check_data_file(reader: Reader, fields: _Fields) -> None:
     data_file = _extension(reader, fields, _EXTENSION_DATA_FILE)
     if fields.incompatible & _DATA_FILE or data_file is not None:
         raise reader.outside("a data file", data_file or b"")
-    if fields.encryption or _extension(reader, fields, _EXTENSION_ENCRYPTION) is not None:
-        raise reader.refused("is encrypted", "decrypt it first: a guest would not find its key")
+
+
+def _check_usable(reader: Reader, fields: _Fields) -> None:
     if fields.incompatible & ~_KNOWN:
         raise reader.refused("uses features of qcow2 that are not known here", "convert it with a newer qemu-img")
     if fields.incompatible & _CORRUPT:

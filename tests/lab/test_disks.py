@@ -241,3 +241,35 @@ def test_disks_are_encrypted_as_they_are_made(
     assert host_a.virsh("secret-list").stdout.strip() == ""
     (image,) = [row["name"] for row in host_a.kvmctl("image", "list", "-o", "json").json() if "base" in row["name"]]
     host_a.kvmctl("image", "delete", image, "-y")
+
+
+@pytest.mark.usefixtures("leaves_nothing")
+def test_a_disk_that_is_not_whole_or_stands_on_what_it_should_not_is_refused(host_a: Host, tmp_path: Path) -> None:
+    """A guest could read whatever file of the host's the disk's header names."""
+
+    def made(name: str, *options: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        run(["qemu-img", "create", "-q", "-u", "-f", "qcow2", *options, str(path), "16M"])
+        return path
+
+    base = made("base")
+    cut = made("cut")
+    cut.write_bytes(cut.read_bytes()[:1000])
+    made("loop", "-b", str(tmp_path / "round"), "-F", "qcow2")
+    refused = {
+        cut: "is truncated",
+        made("passwd", "-b", "/etc/passwd", "-F", "raw"): "backed by '/etc/passwd', which is neither beside it",
+        made("elsewhere/far", "-b", str(base), "-F", "qcow2"): "neither beside it nor in a storage pool",
+        made("data", "-o", f"data_file={tmp_path / 'raw'}"): "names a data file",
+        made("round", "-b", str(tmp_path / "loop"), "-F", "qcow2"): "is backed by itself",
+    }
+    for path, reason in refused.items():
+        told = host_a.kvmctl("create", "x", "--import", str(path), "--dry-run", "-o", "json", check=False)
+        assert told.returncode == 7 and reason in told.error()["message"], (path.name, told.stderr)
+    # What lies beside it, or in a pool, is meant.
+    made("over", "-b", "base", "-F", "qcow2")
+    host_a.kvmctl("create", "x", "--import", str(made("top", "-b", "over", "-F", "qcow2")), "--dry-run")
+    host_a.virsh("pool-create-as", "bases", "dir", "--target", str(tmp_path))
+    host_a.kvmctl("create", "x", "--import", str(tmp_path / "elsewhere" / "far"), "--dry-run")
+    host_a.virsh("pool-destroy", "bases")
