@@ -10,10 +10,10 @@ from kvmctl.model.metadata import NAMESPACE, Metadata, extra, new_extra, with_ex
 class UndoRecord:
     """``command`` as the user typed it, ``at`` ISO 8601; and what leads back.
 
-    Either ``snapshot`` (the moment before it was kept in the slot of 'snapshot revert') or ``definition``, the
-    ``<domain>`` as it was defined before; or nothing does, and ``never`` says why. ``after`` is the fingerprint (see
-    comparison) of what the command made of it. Where it changed the running guest alone, ``definition`` is how that
-    ran before, and ``run`` how it ran afterwards.
+    Either ``snapshot`` (the moment before it was kept by 'snapshot revert', in its slot or as ``kept``) or
+    ``definition``, the ``<domain>`` as it was defined before; or nothing does, and ``never`` says why. ``after`` is the
+    fingerprint (see comparison) of what the command made of it. Where it changed the running guest alone,
+    ``definition`` is how that ran before, and ``run`` how it ran afterwards.
     """
 
     command: str
@@ -23,6 +23,7 @@ class UndoRecord:
     after: str | None = None
     never: str | None = None
     run: str | None = None
+    kept: str | None = None
 
 
 def read(metadata: Metadata) -> UndoRecord | None:
@@ -37,7 +38,7 @@ def read(metadata: Metadata) -> UndoRecord | None:
         return None
     command, at = element.get("command", "?"), element.get("at", "?")
     run = element.findtext(f"{{{NAMESPACE}}}run")
-    return UndoRecord(command, at, snapshot, definition, element.get("after"), never, run)
+    return UndoRecord(command, at, snapshot, definition, element.get("after"), never, run, element.get("kept"))
 
 
 def put(metadata: Metadata, record: UndoRecord | None) -> Metadata:
@@ -49,6 +50,8 @@ def put(metadata: Metadata, record: UndoRecord | None) -> Metadata:
     element.set("at", record.at)
     if record.snapshot:
         element.set("snapshot", "yes")
+    if record.kept is not None:
+        element.set("kept", record.kept)
     if record.after is not None:
         element.set("after", record.after)
     if record.never is not None:

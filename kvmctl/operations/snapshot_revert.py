@@ -286,7 +286,10 @@ def _return(hypervisor: Hypervisor, domain: libvirt.virDomain, plan_: Plan) -> N
 def _settle(domain: libvirt.virDomain, plan_: Plan, command: str, kept_at: str | None) -> None:
     """Write down that it is done, and what leads back: the slot, where the present was kept there at ``kept_at``."""
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    record = UndoRecord(command, at, snapshot=True) if kept_at is not None else None
+    if plan_.keep is None:
+        record = UndoRecord(command, at, never="what was there before it was not kept (--discard)")
+    else:
+        record = UndoRecord(command, at, snapshot=True, kept=plan_.keep.name if kept_at is None else None)
     remembered = undo_record.put(plan_.remembered, record)
     if kept_at is not None:
         remembered = slot_record.settle(remembered, kept_at)

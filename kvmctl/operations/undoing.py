@@ -42,7 +42,7 @@ class Plan:
     def sentence(self) -> str:
         """What undoing means, before it is done."""
         if self.revert is not None:
-            what = f"the disks, memory and definition go back to the moment kept as {SLOT}"
+            what = f"the disks, memory and definition go back to the moment kept as {self.record.kept or SLOT}"
         elif self.definition is None:
             what = self.devices.words()
         else:
@@ -74,7 +74,8 @@ def plan(hypervisor: Hypervisor, vm: str) -> Plan:
     with translated(hypervisor.uri):
         name = domain.name()
         record = undo_record.read(metadata.read(domain))
-        slot = any(s.shown_name == SLOT for s in snapshots.load(domain))
+        kept = record.kept if record is not None and record.kept is not None else SLOT
+        there = any(kept in (s.name, s.shown_name) for s in snapshots.load(domain))
         running = bool(domain.isActive())
         defined = domain.XMLDesc(DEFINED) if domain.isPersistent() else None
     if record is not None and record.never is not None:
@@ -82,7 +83,7 @@ def plan(hypervisor: Hypervisor, vm: str) -> Plan:
             f"the last change of {name}, '{record.command}', cannot be undone: {record.never}",
             f"'kvmctl snapshot list {name}' shows the moments there are to go back to",
         )
-    if record is None or defined is None or (record.snapshot and not slot):
+    if record is None or defined is None or (record.snapshot and not there):
         raise Conflict(
             f"nothing is kept that leads back before the last change of {name}",
             f"'kvmctl snapshot list {name}' shows the moments there are",
@@ -90,7 +91,7 @@ def plan(hypervisor: Hypervisor, vm: str) -> Plan:
     if record.run is not None:
         return _plan_run(domain, name, record, record.run)
     if record.definition is None:
-        return Plan(name, record, snapshot_revert.plan(hypervisor, vm, SLOT), None, Devices(), running, False)
+        return Plan(name, record, snapshot_revert.plan(hypervisor, vm, kept), None, Devices(), running, False)
     tree = _definition(hypervisor, record.definition, xml.parse(defined, "domain"))
     devices = Devices()
     if running:

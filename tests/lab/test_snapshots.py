@@ -464,4 +464,11 @@ def test_undo_takes_back_the_last_change_and_does_it_again(
     assert host_a.kvmctl("undo", vm, "--dry-run", "-o", "json").json()["kind"] == "snapshot"
     assert host_a.kvmctl("undo", vm, "-o", "json").json()["command"] == f"snapshot revert {vm} small"
     assert memory() == 256 * 1024 * 1024
+    # Kept by a name of the user's, it leads back as well; what was not kept does not, and undo says so.
+    host_a.kvmctl("snapshot", "revert", vm, "small", "--keep", "large")
+    assert "kept as large" in host_a.kvmctl("undo", vm).stderr
+    assert memory() == 256 * 1024 * 1024
+    host_a.kvmctl("snapshot", "revert", vm, "small", "--discard")
+    never = host_a.kvmctl("undo", vm, "-o", "json", check=False)
+    assert (never.returncode, "was not kept" in never.error()["message"]) == (7, True), never.stderr
     host_a.kvmctl("delete", vm, "-y")

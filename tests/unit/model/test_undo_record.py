@@ -54,3 +54,8 @@ def test_what_was_for_one_run_alone_keeps_how_it_ran_before_and_after() -> None:
     record = UndoRecord("nic attach a x --live", "1", definition=DEFINITION, run="<domain><name>a</name></domain>")
     kept = undo_record.put(Metadata(), record)
     assert undo_record.read(from_element(xml.parse(xml.raw(to_element(kept))))) == record
+
+
+def test_a_present_that_was_kept_by_name_is_found_by_it() -> None:
+    record = UndoRecord("snapshot revert a x", "1", snapshot=True, kept="side")
+    assert undo_record.read(undo_record.put(Metadata(), record)) == record
