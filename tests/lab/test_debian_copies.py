@@ -13,6 +13,8 @@ IDENTITY = (
     " cat /sys/class/net/e*/address; ip -4 -o addr show scope global | awk '{print $4}'"
 )
 
+RSA = "/etc/ssh/ssh_host_rsa_key"
+
 
 def identity(host: Host, vm: str) -> list[str]:
     """Host name, machine-id, host key, MAC and address, as the guest itself says."""
@@ -39,12 +41,16 @@ def test_copies_of_a_real_debian_are_machines_of_their_own(
     host_a.kvmctl(
         "exec", vm, "--", "sh", "-c", "sleep 100000 >/dev/null 2>&1 & echo kept >/srv/file; sync", timeout=120
     )
-
+    host_a.kvmctl("exec", vm, "--", "ssh-keygen", "-qt", "rsa", "-b", "1024", "-N", "", "-f", RSA, timeout=120)
     forked = host_a.kvmctl("clone", vm, fork, "--live", "-o", "json", timeout=600).json()
     assert forked["warnings"] == []
     host_a.kvmctl("wait", fork, "--for", "ip", "--timeout", "5m", timeout=400)
     assert "sleep 100000" in host_a.kvmctl("exec", fork, "--", "ps", "ax", timeout=120).stdout
     seen = [identity(host_a, vm), identity(host_a, fork)]
+    # The key that takes long follows, where it had not been made by then; the source's was gone before.
+    host_a.kvmctl("exec", fork, "--", "sh", "-c", f"until [ -s {RSA} ]; do sleep 1; done", timeout=300)
+    host_keys = [host_a.kvmctl("exec", name, "--", "cat", f"{RSA}.pub", timeout=120).stdout for name in (vm, fork)]
+    assert len({key.split()[1] for key in host_keys}) == 2
     host_a.kvmctl("delete", fork, "-y")
 
     host_a.kvmctl("stop", vm, "--force", "--timeout", "2m", timeout=300)
