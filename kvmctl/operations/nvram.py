@@ -81,11 +81,14 @@ def copy(hypervisor: Hypervisor, path: str, name: str, undo: Undo, data: bytes |
     folder, file_name = posixpath.split(path)
     wanted = f"{name}_VARS{posixpath.splitext(file_name)[1] or '.fd'}"
     write(hypervisor, posixpath.join(folder, wanted), data)
-    undo.add(f"delete {wanted}", lambda: _delete(hypervisor, folder, wanted))
-    return posixpath.join(folder, wanted)
+    made = posixpath.join(folder, wanted)
+    undo.add(f"delete {wanted}", lambda: remove(hypervisor, made))
+    return made
 
 
-def _delete(hypervisor: Hypervisor, folder: str, name: str) -> None:
+def remove(hypervisor: Hypervisor, path: str) -> None:
+    """Delete the variables in the file at ``path``, if there are any: libvirt makes new ones at the next start."""
+    folder, name = posixpath.split(path)
     with _pool_at(hypervisor, folder) as pool:
         volume = pools.find_volume(pool, name) if pool is not None else None
         if volume is not None:

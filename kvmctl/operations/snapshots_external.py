@@ -115,11 +115,10 @@ def _copy_nvram(hypervisor: Hypervisor, files: Files, undo: Undo) -> bytes | Non
     if files.nvram is None or files.nvram_copy is None:
         return None
     data = nvram.read(hypervisor, files.nvram)
-    if data is None:
-        # It never ran: libvirt makes them at its first start, as it will again after a revert.
-        return None
     owned = files.nvram_copy
-    pools.upload(pools.ensure_pool(hypervisor, owned.pool), owned.name, data, len(data))
+    # Of a guest that never ran it is empty: libvirt makes them at its first start, as it will again after a revert.
+    kept = data or b""
+    pools.upload(pools.ensure_pool(hypervisor, owned.pool), owned.name, kept, len(kept))
     undo.add(f"delete volume {owned.name}", lambda: pools.delete_volume(hypervisor, owned.pool, owned.name))
     return data
 
@@ -244,7 +243,11 @@ def _restore_nvram(hypervisor: Hypervisor, tree: xml.Element, moment: Moment) ->
     volume = find_by_path(hypervisor, moment.nvram_copy.path or "")
     if volume is None:
         raise NotFound(f"the UEFI variables of the snapshot, {moment.nvram_copy.path}, are no longer there")
-    nvram.write(hypervisor, path, read_at(volume, 0, volume.info()[1]))
+    size = volume.info()[1]
+    if size:
+        nvram.write(hypervisor, path, read_at(volume, 0, size))
+    else:
+        nvram.remove(hypervisor, path)
 
 
 def _restore_memory(

@@ -58,6 +58,26 @@ def test_uefi_variables_go_back_with_their_snapshot(
     host_a.kvmctl("delete", copy, vm, "-y")
 
 
+@pytest.mark.usefixtures("leaves_nothing")
+def test_a_uefi_guest_goes_back_to_before_its_first_start(
+    host_a: Host, tiny: images.Tiny, vm_name: Callable[[str], str]
+) -> None:
+    vm = vm_name("new")
+    create(host_a, tiny, vm, "--firmware", "uefi", "--no-start")
+    host_a.kvmctl("snapshot", "create", vm, "new")
+    host_a.kvmctl("snapshot", "revert", vm, "new")
+    host_a.kvmctl("start", vm)
+    variables = _nvram(host_a, vm)
+    assert variables in host_a.files()
+    host_a.kvmctl("destroy", vm)
+    host_a.kvmctl("snapshot", "revert", vm, "new")
+    assert variables not in host_a.files()
+    host_a.kvmctl("undo", vm)
+    assert variables in host_a.files()
+    host_a.kvmctl("start", vm)
+    host_a.kvmctl("delete", vm, "-y")
+
+
 @pytest.mark.full
 @pytest.mark.usefixtures("leaves_nothing")
 def test_snapshots_and_copies_on_another_host(
