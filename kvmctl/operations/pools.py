@@ -318,20 +318,16 @@ def _create(pool: libvirt.virStoragePool, name: str, size: int, format_: str, mo
 def _check_space(pool: libvirt.virStoragePool, name: str, source: BinaryIO | bytes | Path, size: int) -> None:
     """Raise KvmctlError where a file is clearly larger than what the pool has left.
 
-    A libvirtd (11.3) whose disk gets full while a stream comes in may not say so, but hang or die.
+    A libvirtd (11.3) whose disk gets full while a stream comes in may not say so, but die, or hang for good.
     """
     if not isinstance(source, Path) or size < CHECKED_FROM:
         return
     # Holes stay holes, so what counts is what the file itself takes.
     needed = min(size, source.stat().st_blocks * 512)
     with translated():
-        if pool.info()[3] >= needed:
-            return
-        # What libvirt knows is of its last look, and somebody may have made room since.
-        try:
+        # What libvirt knows is of its last look, and the disk may have got full, or emptier, since.
+        with contextlib.suppress(libvirt.libvirtError):
             pool.refresh(0)
-        except libvirt.libvirtError:
-            return
         left = pool.info()[3]
     if left < needed:
         raise KvmctlError(

@@ -282,13 +282,17 @@ def small_pool(host_b: Host) -> Iterator[None]:
     """Host b's pool of disks on a file system of 20 MiB."""
     target = "/var/lib/libvirt/images"
     host_b.run(["mkdir", "-p", target])
+    # libvirt has looked at the pool when there was room.
+    host_b.define_default_pool()
     host_b.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", target])
-    yield
-    for pool in host_b.conn.listAllStoragePools(0):
-        if pool.isActive():
-            pool.destroy()
-        pool.undefine()
-    host_b.run(["umount", target])
+    try:
+        yield
+        for pool in host_b.conn.listAllStoragePools(0):
+            if pool.isActive():
+                pool.destroy()
+            pool.undefine()
+    finally:
+        host_b.run(["umount", "-l", target])
 
 
 @pytest.mark.usefixtures("small_pool")
