@@ -151,13 +151,21 @@ free_port() {
   python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
 
+# Takes the name under which ssh knows the guest out of known_hosts, and the copy of it that ssh-keygen makes.
+forget_key() {
+  local known=$HOME/.ssh/known_hosts had_copy=no
+  [ ! -e "$known.old" ] || had_copy=yes
+  ssh-keygen -R "$1" >/dev/null 2>&1 || true
+  [ $had_copy = yes ] || rm -f "$known.old"
+  [ ! -f "$known" ] || [ -s "$known" ] || rm -f "$known"
+}
+
 remove_all() {
   PATH=$state/venv/bin:$PATH
   if command -v kvmctl >/dev/null 2>&1; then
     start_hypervisor
     if kvmctl info "$vm" -o name >/dev/null 2>&1; then
-      # The name under which ssh knows the guest's key.
-      ssh-keygen -R "kvmctl-$(virsh domuuid "$vm")" >/dev/null 2>&1 || true
+      forget_key "kvmctl-$(virsh domuuid "$vm")"
       run kvmctl delete "$vm" --yes
     fi
     if kvmctl image info "$image" -o name >/dev/null 2>&1; then run kvmctl image delete "$image" --yes; fi
@@ -173,6 +181,9 @@ remove_all() {
   rm -rf "$state/venv" "$state/installed" "$key" "$key.pub" "$state/quickstart.png"
   rmdir "$state" 2>/dev/null || true
   say "Removed. The packages stay; 'apt-get autoremove' and 'apt-get remove libvirt-daemon-system' take them away."
+  if [ "$(id -u)" = 0 ] && [ ! -d /run/systemd/system ]; then
+    printf 'libvirtd and virtlogd run on, as nobody but you stops them: kill $(cat /run/libvirt/libvirtd.pid /run/virtlogd.pid)\n'
+  fi
 }
 
 case ${1:-} in
