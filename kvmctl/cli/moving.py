@@ -198,10 +198,10 @@ def _detail(moment: "Moment") -> str:
     said.append(f"{human_size(moment.remaining_bytes)} left")
     if moment.dirty_bytes_per_second:
         said.append(f"{human_size(moment.dirty_bytes_per_second)}/s changed")
-    if moment.throttle_percent:
-        said.append(f"guest slowed by {moment.throttle_percent} %")
     if moment.expected_downtime_ms is not None:
-        said.append(f"pause about {moment.expected_downtime_ms} ms")
+        said.append(f"pause ~{moment.expected_downtime_ms} ms")
+    if moment.throttle_percent:
+        said.append(f"slowed by {moment.throttle_percent} %")
     return "; ".join(said)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from kvmctl.cli.app import OUTPUTS, App
 from kvmctl.errors import KvmctlError, UsageProblem
 from kvmctl.model.names import harmless
+from kvmctl.model.units import human_size
 from kvmctl.operations.progress import Progress
 
 if TYPE_CHECKING:
@@ -463,12 +464,13 @@ def progress(app: App) -> Iterator[Progress]:
 
     class Speed(TransferSpeedColumn):
         def render(self, task: Any) -> Any:
-            return super().render(task) if task.fields.get("bytes") else ""
+            known = task.fields.get("bytes") and task.speed is not None
+            return Text(f"{human_size(round(task.speed))}/s", style="progress.data.speed") if known else ""
 
     bars = Detailed(
         TextColumn("{task.description}", markup=False, table_column=Shape(no_wrap=True, overflow="ellipsis")),
         OfKnownLength(bar_width=24),
-        OfBytes(),
+        OfBytes(binary_units=True),
         Speed(),
         TimeElapsedColumn(table_column=Shape(no_wrap=True, min_width=7)),
         console=_console(app, sys.stderr),

@@ -5,7 +5,6 @@ user has not set up.
 """
 
 import re
-import shlex
 import time
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -46,6 +45,7 @@ def ask(hypervisor: Hypervisor, host: str = "", port: int = 0, name: str = "") -
     if hypervisor.transport != "ssh" or hypervisor.host is None or hypervisor.host.startswith("-"):
         return None
     # Imported late, as only ssh needs it.
+    import shlex
     import subprocess
 
     command = shlex.join(["bash", "-c", _SCRIPT, host, str(port), name])
