@@ -159,6 +159,9 @@ def _connection_hint(message: str, uri: str | None) -> str | None:
         if uri and "://" in uri and uri.partition("://")[2].startswith("/") and "+" not in uri.partition("://")[0]:
             return "is libvirtd running here? 'kvmctl host setup' starts it; -c URI names another hypervisor"
         return "is libvirtd running and listening there?"
+    if "permission denied (" in lowered:
+        # ssh's words, with the ways to log in that the host there takes.
+        return "ssh must log in there with a key and no question: 'ssh-copy-id USER@HOST' puts yours there"
     if "permission denied" in lowered or "authentication" in lowered or "access denied" in lowered:
         return "join the group libvirt ('kvmctl host setup'), or use -c qemu:///session"
     return "check the URI, or name another with -c"

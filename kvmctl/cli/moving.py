@@ -186,6 +186,8 @@ def _teller(app: App, progress: "Progress", name: str, lines: bool) -> Callable[
             output.progress_line({"name": name, **moment.as_dict()})
 
     def bar(moment: "Moment") -> None:
+        if moment.phase == "setup":
+            return
         done = max(0, moment.total_bytes - moment.remaining_bytes)
         progress.amount(f"moving {name}", done, moment.total_bytes, _detail(moment))
 

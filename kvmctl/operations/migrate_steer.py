@@ -15,7 +15,8 @@ from kvmctl.errors import KvmctlError, TimedOut
 from kvmctl.model.migration import Wish
 from kvmctl.model.units import human_duration, human_size
 
-Phase = Literal["disks", "memory", "post-copy"]
+# "setup": QEMU or libvirt prepares, and nothing is sent.
+Phase = Literal["setup", "disks", "memory", "post-copy"]
 
 # Parts of the promised pause that the memory may take, by how many times QEMU has gone over it. Measured with an idle
 # guest, six moves each in turn: limits of 3, 6, 9, 15 and 300 ms gave 18, 18, 20, 30 and 66 ms of pause in median, and
@@ -64,7 +65,7 @@ def read(stats: dict[str, Any], postcopy: bool) -> Moment:
     # virDomainGetJobStats: bandwidth in bytes a second, the dirty rate in pages.
     bps = stats.get("memory_bps") if started else stats.get("disk_bps")
     return Moment(
-        phase="post-copy" if postcopy else "memory" if started or not disk_left else "disks",
+        phase="post-copy" if postcopy else "memory" if started else "disks" if disk_left else "setup",
         elapsed_seconds=round(int(stats.get("time_elapsed", 0)) / 1000, 3),
         total_bytes=int(stats.get("data_total", 0)),
         remaining_bytes=int(stats.get("data_remaining", 0)),

@@ -230,7 +230,7 @@ def cpu_of(source: str) -> HostCpu:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UsageProblem(f"{source[:200]!a} cannot be read: {why}") from None
-    what = f"{source[:200]!a}"
+    what = f"file {source[:200]!a}"
     return from_document(xml.parse(data, what), what)
 
 

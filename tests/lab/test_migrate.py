@@ -144,7 +144,7 @@ def test_sees_that_storage_is_shared(moving: Define, lab: Lab, host_a: Host, hos
         ("qemu+tcp://10.77.0.99/system", 5, "does not take connections"),
         ("qemu+tcp://10.77.0.2:1/system", 5, "does not take connections"),
         ("qemu+tcp://no-such-host.invalid/system", 5, "does not take connections"),
-        ("qemu+ssh://nobody@10.77.0.2/system", 5, ""),
+        ("qemu+ssh://nobody@10.77.0.2/system", 5, "Permission denied"),
         ("qemu:///system?socket=/nonexistent", 5, ""),
     ],
 )

@@ -196,3 +196,9 @@ def test_missing_things_are_told_apart() -> None:
 )
 def test_what_may_be_another_machine(uri: str, remote: bool) -> None:
     assert connection.leads_elsewhere(uri) is remote
+
+
+def test_a_refused_login_names_the_key() -> None:
+    said = "Cannot recv data: me@b: Permission denied (publickey,password).: Connection reset by peer"
+    found = connection.explain(Reported(libvirt.VIR_ERR_SYSTEM_ERROR, said), "qemu+ssh://me@b/system")
+    assert found.exit_code == 5 and "ssh-copy-id" in (found.hint or "")

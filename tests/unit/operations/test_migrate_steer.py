@@ -56,9 +56,13 @@ def test_reads_statistics() -> None:
 
 
 def test_disks_come_first() -> None:
-    made, told = steer(Domain(memory_iteration=0, memory_processed=0, disk_remaining=5))
+    domain = Domain(memory_iteration=0, memory_processed=0, disk_remaining=5)
+    made, told = steer(domain)
     made.tick()
     assert told[0].phase == "disks"
+    domain.stats["disk_remaining"] = 0
+    made.tick()
+    assert told[1].phase == "setup"
 
 
 def test_the_limit_begins_below_the_promise_and_never_passes_it() -> None:
