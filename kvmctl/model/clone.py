@@ -145,6 +145,16 @@ def remember(domain: xml.Element, metadata: Metadata) -> None:
     put(domain, metadata)
 
 
+def cables_out(domain: xml.Element) -> frozenset[str]:
+    """The MACs (lower case) of the cards whose cable is out."""
+    return frozenset(
+        mac.get("address", "").lower()
+        for interface in domain.iterfind("devices/interface")
+        for mac in interface.findall("mac")
+        if interface.find("link[@state='down']") is not None
+    )
+
+
 def cut_network(domain: xml.Element) -> None:
     """Every card's link down, as it is when its cable is out."""
     for interface in domain.iterfind("devices/interface"):

@@ -8,7 +8,7 @@ as soon as the fork has its lease, or with the fork.
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import libvirt
 
@@ -25,10 +25,11 @@ from kvmctl.operations.clone_plan import Copy
 LEASE_SECONDS = 15.0
 
 
-def choose(hypervisor: Hypervisor, made: Sequence[Copy]) -> list[tuple[Reservation, ...]]:
+def choose(hypervisor: Hypervisor, made: Sequence[Copy], out: Collection[str]) -> list[tuple[Reservation, ...]]:
     """For each copy what is to be kept for its cards; nothing is kept yet.
 
-    Nothing for a card whose original has no lease, as its guest does not ask for one, nor where the range is full.
+    Nothing for a card whose original has no lease or its cable ``out``, as its guest does not ask for one, nor where
+    the range is full.
     """
     known: dict[str, _Choice | None] = {}
     found = []
@@ -39,7 +40,8 @@ def choose(hypervisor: Hypervisor, made: Sequence[Copy]) -> list[tuple[Reservati
             if network not in known:
                 known[network] = _look(hypervisor, network)
             choice = known[network]
-            ip = choice.take(olds.get(mac, mac)) if choice is not None else None
+            old = olds.get(mac, mac)
+            ip = choice.take(old) if choice is not None and old not in out else None
             if ip is not None:
                 chosen.append(Reservation(network, ip, mac))
         found.append(tuple(chosen))

@@ -4,6 +4,7 @@ Until both are done its network stays cut, so that no two machines with one MAC 
 """
 
 import time
+from collections.abc import Collection
 from importlib.resources import files
 
 import libvirt
@@ -46,8 +47,10 @@ def _set_cable(card: xml.Element, state: str) -> None:
     link.set("state", state)
 
 
-def give(hypervisor: Hypervisor, plan: Plan, copy: Copy) -> list[str]:
+def give(hypervisor: Hypervisor, plan: Plan, copy: Copy, out: Collection[str] = ()) -> list[str]:
     """Let the copy go on, cut off; give it its identity and its cards. Returns what did not go as it should.
+
+    ``out`` are the MACs of those of its cards whose cable stays out, as it was in the source.
 
     New keys take seconds where the guest is emulated. Meanwhile its new card is in, the cable out: a bridge that
     looks for loops lets nothing through a new port for some seconds, and the cable is put in when they are over, as
@@ -61,9 +64,9 @@ def give(hypervisor: Hypervisor, plan: Plan, copy: Copy) -> list[str]:
     renew = not plan.keep_identity and not warnings
     plugged: dict[str, float] = {}
     for card in _cards(domain):
-        wrong = _replace(hypervisor, domain, card, cable=not renew)
+        wrong = _replace(hypervisor, domain, card, cable=not renew and _mac(card) not in out)
         warnings += wrong
-        if not wrong:
+        if not wrong and _mac(card) not in out:
             plugged[_mac(card)] = time.monotonic() + _opening_seconds(hypervisor, card)
     if renew:
         told = f"the SSH host keys inside {copy.identity.name} are still those of {plan.source}"

@@ -58,11 +58,12 @@ def run(hypervisor: Hypervisor, plan: Plan, progress: Progress | None = None) ->
         pause, variables = _freeze(hypervisor, domain, plan, undo, progress)
         recovery.done(domain)
         file = memory_file.head(hypervisor, plan.memory)
-        kept = clone_address.choose(hypervisor, plan.copies)
+        out = copies.cables_out(xml.parse(file[1].xml, "saved guest's XML", "domain"))
+        kept = clone_address.choose(hypervisor, plan.copies, out)
         for copy, addresses in zip(plan.copies, kept, strict=True):
             progress.step(f"starting {copy.identity.name}")
             _restore(hypervisor, plan, copy, file, variables, addresses, undo)
-            given.append(_Identity(hypervisor, plan, copy, addresses, began))
+            given.append(_Identity(hypervisor, plan, copy, addresses, out, began))
         pools.delete_volume(hypervisor, plan.memory.pool, plan.memory.name)
         names = [copy.identity.name for copy in plan.copies]
         progress.step(f"giving {', '.join(names[:3])}{' ...' if names[3:] else ''} an identity of their own")
@@ -77,7 +78,8 @@ def run(hypervisor: Hypervisor, plan: Plan, progress: Progress | None = None) ->
 class _Identity(threading.Thread):
     """clone_identity.give() for one copy, while the next one is restored: the guests themselves take their time.
 
-    ``kept`` are the addresses that were kept for its cards: those that still are, when it is done.
+    ``kept`` are the addresses that were kept for its cards: those that still are, when it is done; ``out`` the
+    source's cards whose cable is out.
 
     A daemon: after Ctrl-C nobody waits for it, its guest is powered off under it.
     """
@@ -85,10 +87,17 @@ class _Identity(threading.Thread):
     at_once = threading.BoundedSemaphore(AT_ONCE)
 
     def __init__(
-        self, hypervisor: Hypervisor, plan: Plan, copy: Copy, kept: tuple[Reservation, ...], began: float
+        self,
+        hypervisor: Hypervisor,
+        plan: Plan,
+        copy: Copy,
+        kept: tuple[Reservation, ...],
+        out: frozenset[str],
+        began: float,
     ) -> None:
         super().__init__(name=f"identity of {copy.identity.name}", daemon=True)
         self.hypervisor, self.plan, self.copy, self.kept, self.began = hypervisor, plan, copy, kept, began
+        self.out = frozenset(copy.identity.macs.get(mac, mac) for mac in out)
         self.warnings: list[str] = []
         self.seconds = 0.0
         self.failure: BaseException | None = None
@@ -97,7 +106,7 @@ class _Identity(threading.Thread):
     def run(self) -> None:
         try:
             with self.at_once:
-                self.warnings = clone_identity.give(self.hypervisor, self.plan, self.copy)
+                self.warnings = clone_identity.give(self.hypervisor, self.plan, self.copy, self.out)
                 self.kept = clone_address.settle(self.hypervisor, self.kept)
         except BaseException as error:  # noqa: BLE001 - handed to the waiting thread as it is
             self.failure = error

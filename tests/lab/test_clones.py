@@ -252,8 +252,13 @@ def test_copies_that_keep_their_identity(
     source(host_a, tiny, vm, net="nat")
     console(host_a, vm).ready()
     host_a.kvmctl("wait", vm, "--for", "agent", "--timeout", "2m", timeout=150)
+    # A cable that is out in the source is out in the copy, too.
+    loose = host_a.kvmctl("nic", "attach", vm, "nat", "-o", "json").json()["mac"]
+    host_a.kvmctl("nic", "link", vm, loose, "down")
     made = host_a.kvmctl("clone", vm, fork, "--live", "--keep-identity", "-o", "json", timeout=240).json()
     assert made["warnings"] == []
+    cables = [card["link_up"] for card in host_a.kvmctl("nic", "list", fork, "-o", "json").json()]
+    assert cables == [True, False]
     other = console(host_a, fork).ready()
     # Nothing inside is changed; the card is the copy's own all the same.
     assert other.run("hostname") == "origin"

@@ -75,3 +75,12 @@ def test_cards_in_networks_of_libvirts() -> None:
     )
     tree = xml.parse(f"<domain><devices>{cards}</devices></domain>")
     assert clone.cards_in_networks(tree) == [("52:54:00:bb:00:01", "default")]
+
+
+def test_cables_that_are_out_are_seen() -> None:
+    cards = "".join(
+        f"<interface type='user'><mac address='52:54:00:BB:00:0{n}'/>{link}</interface>"
+        for n, link in enumerate(("", "<link state='up'/>", "<link state='down'/>"))
+    )
+    tree = xml.parse(f"<domain><devices>{cards}</devices></domain>")
+    assert clone.cables_out(tree) == {"52:54:00:bb:00:02"}
