@@ -151,13 +151,17 @@ free_port() {
   python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
 
-# Takes the name under which ssh knows the guest out of known_hosts, and the copy of it that ssh-keygen makes.
+# Takes the name under which ssh knows the guest out of known_hosts, and out of the copy that ssh and ssh-keygen make of it.
 forget_key() {
-  local known=$HOME/.ssh/known_hosts had_copy=no
-  [ ! -e "$known.old" ] || had_copy=yes
-  ssh-keygen -R "$1" >/dev/null 2>&1 || true
-  [ $had_copy = yes ] || rm -f "$known.old"
-  [ ! -f "$known" ] || [ -s "$known" ] || rm -f "$known"
+  local known=$HOME/.ssh/known_hosts file
+  for file in "$known" "$known.old"; do
+    [ -f "$file" ] || continue
+    cp -p "$file" "$file.kvmctl"
+    ssh-keygen -R "$1" -f "$file.kvmctl" >/dev/null 2>&1 || true
+    mv "$file.kvmctl" "$file"
+    rm -f "$file.kvmctl.old"
+    [ -s "$file" ] || rm -f "$file"
+  done
 }
 
 remove_all() {

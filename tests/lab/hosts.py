@@ -223,15 +223,22 @@ class Host:
             wait_until(lambda: self.libvirtd_pid() is None, f"the end of {self.name}'s libvirtd")
 
     @contextlib.contextmanager
-    def hanging_libvirtd(self) -> Iterator[None]:
-        """Within it libvirtd is there, takes connections, and answers nothing."""
+    def hanging_libvirtd(self, *, goes_on: bool = False) -> Iterator[None]:
+        """Within it libvirtd is there, takes connections, and answers nothing.
+
+        Afterwards it is another one, as if somebody had restarted it, or it ``goes_on`` from where it was.
+        """
         self.disconnect()
         pid = str(self.libvirtd_pid())
         self.run(["kill", "-STOP", pid])
         try:
             yield
         finally:
-            self.run(["kill", "-CONT", pid])
+            if goes_on:
+                self.run(["kill", "-CONT", pid])
+            else:
+                self.kill_libvirtd()
+                self.start_libvirtd()
 
     def restart_libvirtd(self) -> None:
         """Stop libvirtd in order and start it again."""

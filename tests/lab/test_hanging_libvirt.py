@@ -118,7 +118,7 @@ def test_what_waits_for_the_guests_qemu(host_a: Host, tiny: images.Tiny, vm_name
     try:
         process = begin(host_a, *work, name)
         time.sleep(3)
-        with host_a.hanging_libvirtd():
+        with host_a.hanging_libvirtd(goes_on=True):
             interrupted(process, host_a.uri)
     finally:
         host_a.run(["kill", "-CONT", str(qemu)])
@@ -135,7 +135,7 @@ def test_a_move(moving: Define, host_a: Host, host_b: Host, which: str) -> None:
     guest = moving()
     running = Running(host_a, "migrate", guest.name, host_b.tcp_uri, "--bandwidth", "1M")
     until_sending(host_a, guest.name)
-    with (host_a if which == "source" else host_b).hanging_libvirtd():
+    with (host_a if which == "source" else host_b).hanging_libvirtd(goes_on=True):
         running.send(signal.SIGINT)
         time.sleep(5)
         running.send(signal.SIGINT)
