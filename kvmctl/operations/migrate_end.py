@@ -102,10 +102,8 @@ class End:
         wish = self.sides.wish
         paused = self.sides.state == "paused"
         pause = migrate_pause.read(stats, self._round_trip)
-        if pause.apart is not None:
-            apart = f"{abs(pause.apart):.1f} s {'ahead of' if pause.apart > 0 else 'behind'}"
-            warnings = [*warnings, f"the destination's clock is {apart} the source's: keep both on the same time (NTP)"]
-        downtime = pause.ms if not paused else None
+        if paused:
+            pause = migrate_pause.Pause(None, pause.apart)
         last = self.steer.last
         transferred = stats.get("data_processed", last.transferred_bytes if last is not None else None)
         limit = wish.max_downtime * 1000
@@ -115,13 +113,13 @@ class End:
             "destination": self.hosts.destination_uri,
             "state": truth.destination.word,
             "total_seconds": 0.0,
-            "downtime_ms": downtime,
+            "downtime_ms": pause.ms,
             "max_downtime_ms": round(limit, 3),
-            "within_max_downtime": downtime <= limit if downtime is not None else None,
+            "within_max_downtime": pause.within(limit),
             "transferred_bytes": transferred,
             "iterations": stats.get("memory_iteration", last.iteration if last is not None else None),
             "strategy": self.steer.strategy,
-            "warnings": warnings,
+            "warnings": [*warnings, *pause.warnings()],
         }
 
     def _round_trip(self) -> float:

@@ -9,7 +9,8 @@ from kvmctl.operations.migrate_pause import Pause, read
     ("stats", "trip", "pause"),
     [
         ({}, 0.001, Pause(None)),
-        ({"downtime": 27}, 0.001, Pause(27)),
+        # The destination's clock is behind: libvirt gives QEMU's own figure, and no other.
+        ({"downtime": 13}, 0.001, Pause(13, behind=True)),
         ({"downtime": 27, "downtime_net": 24}, 0.001, Pause(27)),
         # Over an ocean: a way of 100 ms, and some of it there and back.
         ({"downtime": 520, "downtime_net": 120}, 0.2, Pause(520)),
@@ -22,3 +23,10 @@ from kvmctl.operations.migrate_pause import Pause, read
 )
 def test_clocks_that_differ_do_not_change_the_pause(stats: dict[str, int], trip: float, pause: Pause) -> None:
     assert read(stats, lambda: trip) == pause
+
+
+def test_what_is_not_known_is_not_said_to_be_kept() -> None:
+    assert (Pause(27).within(30), Pause(31).within(30), Pause(None).within(30)) == (True, False, None)
+    assert (Pause(13, behind=True).within(30), Pause(31, behind=True).within(30)) == (None, False)
+    assert Pause(27).warnings() == [] and "is 90.0 s ahead of" in Pause(27, 90.0).warnings()[0]
+    assert "13 ms is QEMU's own" in Pause(13, behind=True).warnings()[0]
