@@ -155,6 +155,19 @@ def cables_out(domain: xml.Element) -> frozenset[str]:
     )
 
 
+def cards_bound_to_their_mac(domain: xml.Element) -> list[str]:
+    """The cards that QEMU cannot restore with another MAC ("52:54:00:… (e1000e)").
+
+    It is in their PCI Express serial number, which must be as it was saved (pcie_dev_ser_num_init in QEMU's hw/net).
+    """
+    found = []
+    for interface in domain.iterfind("devices/interface"):
+        mac, model = interface.find("mac"), interface.find("model")
+        if mac is not None and model is not None and model.get("type") in ("e1000e", "igb", "vmxnet3"):
+            found.append(f"{mac.get('address', '').lower()} ({model.get('type')})")
+    return found
+
+
 def cut_network(domain: xml.Element) -> None:
     """Every card's link down, as it is when its cable is out."""
     for interface in domain.iterfind("devices/interface"):

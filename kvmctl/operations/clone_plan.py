@@ -126,7 +126,7 @@ def plan(
         live_tree = xml.parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE), "domain")
         remembered = metadata.read(domain)
         saved = bool(domain.isPersistent() and domain.hasManagedSaveImage(0))
-    _check_source(domain, source, state, saved, mode, tree)
+    _check_source(domain, source, state, saved, mode, live_tree)
     present = live_tree if domain.isActive() else tree
     dependents.check_disks(hypervisor, present)
     layers = freeze.plan(hypervisor, domain, present, reuse=mode != "full")
@@ -165,6 +165,8 @@ def _check_source(
             what = "resume it first" if state == "paused" else "leave out --live"
             raise Conflict(f"{source} is {snapshots.words(state)}, and --live copies a guest that runs", what)
         problems = preflight.against_memory(tree)
+        for card in copies.cards_bound_to_their_mac(tree):
+            problems = [*problems, f"its card {card} has its MAC in its memory, so that the copy's could have no other"]
         if problems:
             raise Refused(f"{source} cannot be copied while it runs: {'; '.join(problems)}", "stop it and clone then")
     elif state not in ("running", "paused", "shutoff", "crashed"):

@@ -84,3 +84,12 @@ def test_cables_that_are_out_are_seen() -> None:
     )
     tree = xml.parse(f"<domain><devices>{cards}</devices></domain>")
     assert clone.cables_out(tree) == {"52:54:00:bb:00:02"}
+
+
+def test_cards_that_keep_their_mac_in_the_memory_are_named() -> None:
+    cards = "".join(
+        f"<interface type='user'><mac address='52:54:00:BB:00:0{n}'/><model type='{model}'/></interface>"
+        for n, model in enumerate(("virtio", "e1000e", "e1000", "vmxnet3"))
+    )
+    tree = xml.parse(f"<domain><devices>{cards}</devices></domain>")
+    assert clone.cards_bound_to_their_mac(tree) == ["52:54:00:bb:00:01 (e1000e)", "52:54:00:bb:00:03 (vmxnet3)"]
