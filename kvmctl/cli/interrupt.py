@@ -116,14 +116,19 @@ class Interruptible:
                 _cut_off()
                 break
         if self.cut is not None:
-            self._wait_for_the_end()
+            self._wait_for_the_end(questions)
 
-    def _wait_for_the_end(self) -> None:
-        until = time.monotonic() + LEAVE_AFTER
+    def _wait_for_the_end(self, questions: "_Questions") -> None:
+        began = cut = time.monotonic()
         while (again := self._signalled(_TICK)) is not None:
-            if again or (time.monotonic() > until and not self._heard):
+            now = time.monotonic()
+            if again or (now - began > LEAVE_AFTER and not self._heard):
                 self._leave(self.truth(Interrupted("interrupted")))
                 return
+            # Putting things right may have opened the silent one once more.
+            if now - cut > TELL_AFTER and questions.silence()[0] is not None:
+                _cut_off()
+                cut = now
 
 
 class _Questions:

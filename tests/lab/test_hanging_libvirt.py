@@ -107,7 +107,7 @@ def test_one_signal_suffices(host_a: Host, big: Path) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("work", [("save",), ("snapshot", "create"), ("snapshot", "create", "--memory", "external")])
+@pytest.mark.parametrize("work", [("save",), ("snapshot", "create")])
 def test_what_waits_for_the_guests_qemu(host_a: Host, tiny: images.Tiny, vm_name: Named, work: tuple[str, ...]) -> None:
     """Neither QEMU nor libvirtd answers; when both do again, libvirt ends what it was asked for, or gives it up."""
     name = vm_name("hung")
