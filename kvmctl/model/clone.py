@@ -9,6 +9,7 @@ from kvmctl.model.metadata import Metadata, put
 
 # The prefix that QEMU's guests have by custom (virMacAddrGenerate's callers in libvirt's qemu driver).
 _OUI = (0x52, 0x54, 0x00)
+_MAC_IN_MEMORY = ("e1000e", "igb", "rtl8139", "vmxnet3")
 
 
 @dataclass(frozen=True)
@@ -158,12 +159,13 @@ def cables_out(domain: xml.Element) -> frozenset[str]:
 def cards_bound_to_their_mac(domain: xml.Element) -> list[str]:
     """The cards that QEMU cannot restore with another MAC ("52:54:00:… (e1000e)").
 
-    It is in their PCI Express serial number, which must be as it was saved (pcie_dev_ser_num_init in QEMU's hw/net).
+    Either it is in their PCI Express serial number, which must be as it was saved (pcie_dev_ser_num_init in QEMU's
+    hw/net), or QEMU takes it from what it restores and announces it on the wire at once (rtl8139's vmstate).
     """
     found = []
     for interface in domain.iterfind("devices/interface"):
         mac, model = interface.find("mac"), interface.find("model")
-        if mac is not None and model is not None and model.get("type") in ("e1000e", "igb", "vmxnet3"):
+        if mac is not None and model is not None and model.get("type") in _MAC_IN_MEMORY:
             found.append(f"{mac.get('address', '').lower()} ({model.get('type')})")
     return found
 
