@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,6 @@ from tests.lab.leftovers import World
 from tests.lab.moving import Define, Moving, define, leave_lans
 
 _PROGRAMS = ("libvirtd", "qemu-system-x86_64", "dnsmasq", "ip", "nsenter", "unshare", "cpio", "sshd", "busybox")
-
-
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # Run in the background by a shell, the tests would ignore Ctrl-C, and so would every kvmctl that they start.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _missing() -> str | None:
