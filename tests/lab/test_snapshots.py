@@ -17,12 +17,17 @@ Open = Callable[[Host, str], Guest]
 COUNTER = (
     "cat >/tmp/counter.sh <<'X'\n"
     "n=0\n"
-    "trap 'n=$((n+1)); echo $n >/tmp/count' USR1\n"
-    "echo 0 >/tmp/count\n"
+    # Never half written: what is read of it is a number.
+    "say() { echo $n >/tmp/count.new; mv /tmp/count.new /tmp/count; }\n"
+    "trap 'n=$((n+1)); say' USR1\n"
+    "say\n"
     "while :; do sleep 0.1; done\n"
     "X\n"
+    "rm -f /tmp/count\n"
     "sh /tmp/counter.sh </dev/null >/dev/null 2>&1 &\n"
-    "echo $! >/tmp/counter.pid"
+    "echo $! >/tmp/counter.pid\n"
+    # A signal before there is a trap would end it.
+    "until [ -e /tmp/count ]; do sleep 0.05; done"
 )
 BUMP = "c=$(cat /tmp/count); kill -USR1 $(cat /tmp/counter.pid); while [ $(cat /tmp/count) = $c ]; do sleep 0.05; done"
 
