@@ -65,7 +65,8 @@ def test_post_copy_where_nothing_else_helps(moving: Define, host_a: Host, host_b
     guest = moving()
     before = remember(guest)
     dirty(guest, 64)
-    slow = ("--bandwidth", "8M", "--timeout", "8s")
+    # Time enough to begin at all where the machine has other work: what is on its way by then is what post-copy ends.
+    slow = ("--bandwidth", "8M", "--timeout", "14s")
     failed = host_a.kvmctl("migrate", guest.name, host_b.tcp_uri, *slow, "-o", "json", check=False)
     assert failed.returncode == 6 and "--postcopy auto" in failed.error()["hint"]
     guest.assert_one(host_a)
