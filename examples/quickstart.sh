@@ -186,7 +186,7 @@ remove_all() {
   rmdir "$state" 2>/dev/null || true
   say "Removed. The packages stay; 'apt-get autoremove' and 'apt-get remove libvirt-daemon-system' take them away."
   if [ "$(id -u)" = 0 ] && [ ! -d /run/systemd/system ]; then
-    printf 'libvirtd and virtlogd run on, as nobody but you stops them: kill $(cat /run/libvirt/libvirtd.pid /run/virtlogd.pid)\n'
+    printf 'libvirtd and virtlogd run on, as nobody but you stops them: kill "$(cat /run/libvirt/libvirtd.pid)" "$(cat /run/virtlogd.pid)"\n'
   fi
 }
 
