@@ -15,6 +15,7 @@ from kvmctl.connection import Hypervisor, explain, is_missing, translated
 from kvmctl.errors import Conflict, NotFound, UsageProblem
 from kvmctl.model import xml
 from kvmctl.operations import pools
+from kvmctl.preflight.volume_bytes import read_at
 
 # How often, and how far apart in seconds, to look again where another kvmctl is looking too.
 ATTEMPTS = 100
@@ -149,27 +150,8 @@ def _described(hypervisor: Hypervisor, volume: libvirt.virStorageVol, path: str,
             format_.get("type", "raw") if format_ is not None else "raw",
             int(capacity) if capacity and capacity.isdigit() else None,
             tree.findtext("backingStore/path") or None,
-            read(hypervisor, volume, head) if head else b"",
+            read_at(volume, 0, head) if head else b"",
         )
-
-
-def read(hypervisor: Hypervisor, volume: libvirt.virStorageVol, length: int) -> bytes:
-    """The first ``length`` bytes of the volume's file (fewer where it is shorter), through a stream."""
-    stream = hypervisor.conn.newStream(0)
-    try:
-        volume.download(stream, 0, length, 0)
-        data = bytearray()
-        while len(data) < length:
-            piece = stream.recv(min(pools.CHUNK, length - len(data)))
-            if not isinstance(piece, bytes) or not piece:
-                break
-            data += piece
-        stream.finish()
-    except libvirt.libvirtError as error:
-        with contextlib.suppress(libvirt.libvirtError):
-            stream.abort()
-        raise explain(error, hypervisor.uri) from error
-    return bytes(data)
 
 
 def absolute(hypervisor: Hypervisor, path: str) -> str:
