@@ -28,20 +28,27 @@ def guarded(app: App, arguments: list[str], command: Callable[[], int | None]) -
         try:
             code = command() or 0
             sys.stdout.flush()
-            return code
-        except BrokenPipeError:
-            return _reader_left()
-        except KeyboardInterrupt:
-            return _report(app, arguments, watch.truth(Interrupted("interrupted")))
-        except Partial as error:
-            # Every target's own error was shown when it happened.
-            return _code(app, error) if watch.cut is None else _report(app, arguments, watch.truth(error))
-        except KvmctlError as error:
-            return _report(app, arguments, watch.truth(error))
-        except Exception as error:  # noqa: BLE001 - the one boundary: nothing leaves it as a traceback
-            return _report(app, arguments, watch.truth(_from_outside(error, app)))
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the one boundary: nothing leaves it as a traceback
+            watch.over()
+            code = _answer(app, arguments, error, watch)
         finally:
-            app.close()
+            watch.over()
+            watch.close(app.close)
+        return code
+
+
+def _answer(app: App, arguments: list[str], error: BaseException, watch: interrupt.Interruptible) -> int:
+    """Say how the command failed; its exit code."""
+    if isinstance(error, BrokenPipeError):
+        return _reader_left()
+    if isinstance(error, KeyboardInterrupt):
+        return _report(app, arguments, watch.truth(Interrupted("interrupted")))
+    if isinstance(error, Partial) and watch.cut is None:
+        # Every target's own error was shown when it happened.
+        return _code(app, error)
+    if isinstance(error, KvmctlError):
+        return _report(app, arguments, watch.truth(error))
+    return _report(app, arguments, watch.truth(_from_outside(error, app)))
 
 
 def _reader_left() -> int:
@@ -51,7 +58,7 @@ def _reader_left() -> int:
     return 0
 
 
-def _from_outside(error: Exception, app: App) -> KvmctlError:
+def _from_outside(error: BaseException, app: App) -> KvmctlError:
     libvirt = sys.modules.get("libvirt")
     found: KvmctlError
     if libvirt is not None and isinstance(error, libvirt.libvirtError):

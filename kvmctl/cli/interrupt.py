@@ -22,6 +22,8 @@ from kvmctl.errors import Interrupted, KvmctlError, with_leftovers
 TELL_AFTER = 2.0
 CUT_AFTER = 10.0
 LEAVE_AFTER = 5.0
+# Seconds that closing the connection may take after a signal.
+CLOSE_WITHIN = 1.0
 _TICK = 0.2
 
 
@@ -34,9 +36,10 @@ class Interruptible:
 
     def __init__(self, tell: Callable[[str], None], leave: Callable[[KvmctlError], object]) -> None:
         self._tell, self._leave = tell, leave
-        # The URI of the libvirt that was cut off.
+        # The URI of the libvirt that was cut off, and whether it had been asked for anything.
         self.cut: str | None = None
-        self._heard = False
+        self._begun = True
+        self._heard = self._over = False
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruptible":
@@ -59,11 +62,28 @@ class Interruptible:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
+    def over(self) -> None:
+        """The command has ended, and a signal cannot change any more how: what is left is saying it, and going."""
+        self._over = True
+        for number in self._handlers:
+            signal.signal(number, _disregard)
+
+    def close(self, close: Callable[[], object]) -> None:
+        """``close`` the connections; after a signal libvirt, which may have stopped answering, gets a moment for it."""
+        if not self._heard:
+            close()
+            return
+        from kvmctl.preflight.asking import Asking
+
+        Asking(close).ended(CLOSE_WITHIN)
+
     def truth(self, error: KvmctlError) -> KvmctlError:
         """``error``, or what really happened where it only comes of the connection that was cut off."""
         if self.cut is None:
             return error
         hint = "what was under way may still be there: when libvirt answers again, run the command again or delete it"
+        if not self._begun:
+            hint = "nothing was begun there: run the command again when libvirt answers again"
         found = Interrupted(f"interrupted, and libvirt does not answer ({self.cut})", hint)
         found.__cause__ = error
         return with_leftovers(found, error.leftovers)
@@ -104,7 +124,7 @@ class Interruptible:
         told = False
         while (again := self._signalled(_TICK)) is not None:
             uri, seconds, all_silent = questions.silence()
-            if uri is None or seconds < TELL_AFTER:
+            if uri is None or seconds < TELL_AFTER or (self._heard and self._over):
                 continue
             if not told and questions.anything_to_lose:
                 self._tell(f"interrupted, but libvirt does not answer ({uri}); Ctrl-C again leaves it as it is")
@@ -112,7 +132,7 @@ class Interruptible:
                 continue
             # Of two hosts the one that answers is still needed, to put there right what can be.
             if again or not told or (all_silent and seconds > CUT_AFTER):
-                self.cut = uri
+                self.cut, self._begun = uri, questions.anything_to_lose
                 _cut_off()
                 break
         if self.cut is not None:
@@ -160,6 +180,10 @@ class _Questions:
             return None, 0, False
         seconds, uri = max(waiting)
         return uri, seconds, len(waiting) >= len(hypervisors) + len(connection.opening)
+
+
+def _disregard(_number: int, _frame: FrameType | None) -> None:
+    """A handler that does nothing. With SIG_IGN the other thread would not hear of the signal either."""
 
 
 def _cut_off() -> None:

@@ -45,6 +45,23 @@ def command():
 
 sys.exit(boundary.guarded(App(), [], command))
 """
+# What was interrupted has ended, and libvirt does not let go of the connection.
+CLOSING = """\
+import os, signal, sys, threading
+from kvmctl.cli import boundary
+from kvmctl.cli.app import App
+
+class Kept(App):
+    def close(self):
+        print("closing", flush=True)
+        threading.Event().wait()
+
+def command():
+    os.kill(os.getpid(), signal.SIGINT)
+    threading.Event().wait()
+
+sys.exit(boundary.guarded(Kept(), [], command))
+"""
 
 
 @pytest.fixture
@@ -108,6 +125,24 @@ def test_a_main_thread_that_no_signal_reaches_is_left_behind() -> None:
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert (process.returncode, "does not answer (qemu+tcp://nowhere/system)" in stderr) == (130, True), stderr
+
+
+def test_ctrl_c_while_the_connection_is_closed_changes_nothing() -> None:
+    process = begin(CLOSING)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "closing\n"
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr) == (130, "error: interrupted\n")
+
+
+def test_nothing_was_begun_where_not_even_the_connection_came_about(silent: tuple[str, threading.Event]) -> None:
+    uri, asked = silent
+    process = begin(PROGRAM, "-c", uri, "list")
+    assert asked.wait(60)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, "nothing was begun" in stderr, "may still be there" in stderr) == (130, True, False)
 
 
 def test_what_a_shell_started_in_the_background_goes_on_ignoring_ctrl_c() -> None:
