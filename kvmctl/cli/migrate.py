@@ -5,43 +5,19 @@ from typing import Any
 import click
 
 from kvmctl.cli import moving, output
-from kvmctl.cli.options import DURATION, App, Size, complete_vms, dry_run, everywhere, timeout
+from kvmctl.cli.moving_options import how_to_move
+from kvmctl.cli.options import App, complete_vms, dry_run, everywhere
 from kvmctl.errors import UsageProblem
-
-BANDWIDTH = Size(moving.BANDWIDTH_UNIT)
 
 
 @click.command()
 @click.argument("vm", shell_complete=complete_vms)
 @click.argument("destination", metavar="[DEST]", required=False)
 @click.option("--check", is_flag=True, help="Only look at both hosts and say whether it would work.")
-@click.option(
-    "--max-downtime",
-    type=DURATION,
-    default="30ms",
-    show_default=True,
-    metavar="TIME",
-    help="The longest the guest may stand still.",
-)
-@timeout()
-@click.option("--bandwidth", type=BANDWIDTH, metavar="SIZE", help="Send at most this much a second (32M).")
-@click.option("--copy-storage", is_flag=True, help="Copy the disks that the hosts do not share, whole.")
-@click.option("--copy-storage-inc", is_flag=True, help="Copy only their top overlay; the destination has the rest.")
-@click.option("--shared-storage", is_flag=True, help="Take disks for shared where kvmctl cannot see that they are.")
-@click.option(
-    "--postcopy",
-    type=click.Choice(("auto", "never", "now")),
-    default="never",
-    show_default=True,
-    help="Whether the guest may go on over there while its memory still comes (auto: where nothing else helps).",
-)
+@how_to_move
 @click.option("--offline", is_flag=True, help="Move the definition (and disks) of a VM that is off.")
-@click.option("--connections", type=click.IntRange(2, 64), metavar="N", help="Send the memory over N connections.")
-@click.option("--compress", is_flag=True, help="Compress pages that changed (XBZRLE).")
-@click.option("--tls", is_flag=True, help="Encrypt what is sent; both hosts need certificates for QEMU.")
 @click.option("--abort", is_flag=True, help="Cancel the migration of this VM that is under way.")
 @click.option("--recover", is_flag=True, help="Put right what an earlier, killed migration left.")
-@click.option("--progress", is_flag=True, help="With -o json: a line a second on stderr about how far it is.")
 @dry_run
 @everywhere
 @click.pass_obj

@@ -1,4 +1,4 @@
-"""Moving a VM: what ``migrate`` does, with click and without, and what of it ``host evacuate`` does, too."""
+"""Moving a VM: what ``migrate`` does, with click and without, and ``host evacuate``, which does it to all."""
 
 import time
 from collections.abc import Callable
@@ -96,6 +96,18 @@ def move(app: App, vm: str, destination: str, options: dict[str, Any]) -> int:
         output.warn(app, warning)
     output.show_one(app, row, lambda: _sentence(row))
     return 0
+
+
+def evacuate(app: App, destination: str, options: dict[str, Any]) -> None:
+    """Move all VMs of the host (with ``running`` those that run), or with ``check`` or ``dry_run`` only look."""
+    options = {**DEFAULTS, **options}
+    _sensible(options)
+    from kvmctl.operations import evacuate as operation
+
+    hypervisor, wish = app.connect(events=True), _wish(destination, options)
+    found = [(name, up) for name, up in operation.order(hypervisor) if up or not options["running"]]
+    wishes = {name: operation.wish_for(wish, up) for name, up in found}
+    move_all(app, hypervisor, wishes, options["check"] or options["dry_run"], options["progress"])
 
 
 def _plan(app: App, vm: str, destination: str, options: dict[str, Any]) -> "Plan":

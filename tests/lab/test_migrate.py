@@ -10,7 +10,7 @@ from tests.lab.guest import Guest
 from tests.lab.hosts import Host
 from tests.lab.images import Tiny
 from tests.lab.lab import Lab
-from tests.lab.moving import BRIDGE, Define, Moving, Witness, define, disk, images
+from tests.lab.moving import BRIDGE, Define, Moving, Running, Witness, define, disk, images, until_sending
 
 
 def check_of(row: dict[str, Any], name: str) -> dict[str, Any]:
@@ -341,8 +341,14 @@ def test_evacuate_moves_all_that_can_go(moving: Define, host_a: Host, host_b: Ho
     pattern = host_a.kvmctl("migrate", "moving-*", host_b.tcp_uri, "--check", "-o", "json", check=False).json()
     assert {row["name"]: row.get("verdict", "refused") for row in pattern} == {runs.name: "warn", off.name: "refused"}
     stays = moving(start=False, devices="<interface type='bridge'><source bridge='nowhere0'/></interface>")
-    result = host_a.kvmctl("host", "evacuate", host_b.tcp_uri, "-o", "json", check=False)
+    running = Running(host_a, "host", "evacuate", host_b.tcp_uri, "--bandwidth", "40M", "--progress", "-o", "json")
+    until_sending(host_a, runs.name)
+    told = host_a.virsh("qemu-monitor-command", runs.name, "--hmp", "info migrate_parameters").stdout
+    result = running.end()
+    assert f"max-bandwidth: {40 * 2**20} " in told, told
     assert result.returncode == 8, result.stderr
+    lines = [json.loads(line)["progress"] for line in result.stderr.splitlines() if line.startswith('{"progress"')]
+    assert len(lines) >= 2 and {line["name"] for line in lines} == {runs.name}
     rows = {row["name"]: row for row in result.json()}
     assert rows[runs.name]["state"] == "running" and rows[off.name]["state"] == "shutoff"
     assert "nowhere0" in rows[stays.name]["error"]["message"]
