@@ -51,6 +51,18 @@ as_root() {
   fi
 }
 
+# A fresh machine looks for updates of its own accord, and apt, which can wait for its turn to install, cannot wait for
+# its lists.
+update_lists() {
+  local said
+  until { said=$(as_root env LC_ALL=C.UTF-8 apt-get update -q 2>&1 >&3); } 3>&1; do
+    printf '%s\n' "$said" >&2
+    [[ $said = *"Could not get lock"* ]] || die "apt-get update failed"
+    say "Waiting for the other apt to end"
+    sleep 5
+  done
+}
+
 install_packages() {
   local missing=() package
   if command -v apt-get >/dev/null 2>&1; then
@@ -59,8 +71,9 @@ install_packages() {
     done < <(debian_packages)
     [ ${#missing[@]} -gt 0 ] || return 0
     say "Installing ${missing[*]}"
-    as_root apt-get update -q
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
+    update_lists
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q -o DPkg::Lock::Timeout=600 --no-install-recommends \
+      "${missing[@]}"
   elif command -v dnf >/dev/null 2>&1; then
     while read -r package; do
       rpm -q --quiet "$package" || missing+=("$package")

@@ -57,14 +57,24 @@ install_packages() {
     fi
     say "installing ${missing[*]}"
     local apt=("${privileged[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -y -qq -o DPkg::Lock::Timeout=600)
-    "${apt[@]}" update && "${apt[@]}" install --no-install-recommends "${missing[@]}" >/dev/null
+    update_lists && "${apt[@]}" install --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# apt, which can wait for its turn to install, cannot wait for its lists, which a fresh machine brings up to date itself.
+update_lists() {
+    local said
+    until said=$("${privileged[@]}" env LC_ALL=C.UTF-8 apt-get -qq update 2>&1); do
+        printf '%s\n' "$said" >&2
+        [[ $said = *"Could not get lock"* ]] || return 1
+        sleep 5
+    done
 }
 
 # apt's lists tell which kernel the guests get; a fresh machine has none of them.
 know_packages() {
     [ $may_be_root = yes ] && command -v apt-cache >/dev/null || return 0
     [ -n "$(apt-cache policy linux-image-cloud-amd64 linux-image-virtual 2>/dev/null)" ] ||
-        "${privileged[@]}" apt-get -qq -o DPkg::Lock::Timeout=600 update
+        update_lists
 }
 
 make_environment() {

@@ -127,7 +127,9 @@ def _about(what: str, state: Thing) -> str:
 def _install(facts: Facts) -> Step:
     why = f"not installed: {', '.join(facts.packages)}"
     if facts.manager == "apt":
-        install = ("apt-get", "install", "-y", "-q", "--no-install-recommends", *facts.packages)
+        # A fresh machine brings itself up to date, and its apt is busy with that for a while.
+        wait = ("-o", "DPkg::Lock::Timeout=600")
+        install = ("apt-get", "install", "-y", "-q", *wait, "--no-install-recommends", *facts.packages)
         commands: tuple[tuple[str, ...], ...] = (("apt-get", "update", "-q"), install)
     else:
         why += " (Fedora's names, not tried by kvmctl's makers)"

@@ -42,7 +42,8 @@ def test_a_bare_debian_with_systemd() -> None:
     found = commands(facts)
     assert list(found) == ["packages", "libvirtd", "user-groups", "network-default", "pool-default"]
     assert found["packages"] == (
-        "apt-get update -q; apt-get install -y -q --no-install-recommends libvirt-daemon-system ovmf"
+        "apt-get update -q; apt-get install -y -q -o DPkg::Lock::Timeout=600 "
+        "--no-install-recommends libvirt-daemon-system ovmf"
     )
     assert found["libvirtd"] == "systemctl enable --now libvirtd.service"
     assert found["user-groups"] == "usermod -aG libvirt,kvm ann"
