@@ -20,6 +20,9 @@ mount -t hugetlbfs hugetlbfs /dev/hugepages
 if [ -d /sys/class/mdev_bus/mtty ]; then
     echo "$MDEV" >/sys/class/mdev_bus/mtty/mdev_supported_types/mtty-1/create
 fi
+# There libvirt 11 looks for a driver that suits a device better than vfio-pci, and there has to be something to read.
+mkdir -p "/lib/modules/$(uname -r)"
+: >>"/lib/modules/$(uname -r)/modules.alias"
 mkdir -p /var/lib/libvirt /run/lock /lab/home
 mount -t ext4 /dev/vda /var/lib/libvirt
 hostname outer
