@@ -70,7 +70,7 @@ update_lists() {
     done
 }
 
-# apt's lists tell which kernel the guests get; a fresh machine has none of them.
+# apt's lists tell which packages there are, and which kernel the guests get; a fresh machine has none of them.
 know_packages() {
     [ $may_be_root = yes ] && command -v apt-cache >/dev/null || return 0
     [ -n "$(apt-cache policy linux-image-cloud-amd64 linux-image-virtual 2>/dev/null)" ] ||
@@ -93,8 +93,8 @@ if [ -x /usr/bin/python3 ] && ! /usr/bin/python3 -c 'import sys; sys.exit(sys.ve
     say "kvmctl needs Python 3.11, and this system has $(/usr/bin/python3 -V): use Debian 12, Ubuntu 24.04 or newer"
     exit 1
 fi
-install_packages || { say "the packages could not be installed"; exit 1; }
 know_packages || { say "apt has no package lists"; exit 1; }
+install_packages || { say "the packages could not be installed"; exit 1; }
 make_environment || { say "the Python environment could not be made"; exit 1; }
 
 # ------------------------------------------------------------------ the checks

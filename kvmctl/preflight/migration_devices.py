@@ -96,9 +96,14 @@ def _device(sides: Sides, kind: str, name: str) -> Check:
     title = f"{kind} {name}"
     if _is_interface(sides.destination, name):
         return Check(title, "ok", "both hosts have it")
-    known = _links(sides.destination)
-    if known is None:
-        return Check(title, "unknown", "the destination's network devices cannot be seen from here")
+    known, all_of_them = _links(sides.destination)
+    if name not in known and not all_of_them:
+        return Check(
+            title,
+            "unknown",
+            "libvirt on the destination does not tell of all its network devices",
+            "with its interface driver (in Debian 13 the package libvirt-daemon-driver-interface) it would",
+        )
     if name not in known:
         return Check(
             title,
@@ -117,26 +122,29 @@ def _is_interface(hypervisor: Hypervisor, name: str) -> bool:
         return False
 
 
-def _links(hypervisor: Hypervisor) -> set[str] | None:
-    """The names of the host's network devices; None where neither it nor libvirt tells.
+def _links(hypervisor: Hypervisor) -> tuple[set[str], bool]:
+    """The names of the host's network devices that it or libvirt tells of, and whether these are all.
 
-    libvirt's interfaces are looked up when asked for, but ports of a bridge are not among them; its node devices
-    have those, but follow udev, which is not everywhere.
+    libvirt's interfaces are looked up when asked for, but ports of a bridge are not among them, and Debian 13 has their
+    driver in a package of its own. Its node devices have the ports, but no bridges, and follow udev, which is not
+    everywhere.
     """
     if not hypervisor.is_remote:
         from kvmctl.preflight import hostnet
 
         host = hostnet.look(hypervisor)
         if host is not None:
-            return set(host.links)
+            return set(host.links), True
     names: set[str] = set()
+    driver = False
     with contextlib.suppress(libvirt.libvirtError):
         names.update(interface.name() for interface in hypervisor.conn.listAllInterfaces(0))
+        driver = True
     with contextlib.suppress(libvirt.libvirtError):
         for device in hypervisor.conn.listAllDevices(libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_NET):
             names.add(xml.parse(device.XMLDesc(0), "device").findtext("capability/interface") or "lo")
     # A host always has its loopback: an empty list means that libvirt does not look.
-    return names or None
+    return names, driver and bool(names)
 
 
 def _user(sides: Sides) -> Check:
