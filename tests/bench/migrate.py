@@ -23,8 +23,10 @@ from tests.lab.moving import Moving, Witness, define, dirty
 
 VIRSH = ("migrate", "--live", "--persistent", "--undefinesource")
 TOOLS = ("kvmctl", "virsh")
-# What a busy guest rewrites over and over.
+# What a busy guest rewrites over and over, with random bytes.
 BUSY_MIB = 160
+# After so long kvmctl is to have given up, and virsh, which never does, is ended as Ctrl-C ends it.
+LONGEST_SECONDS = 60
 # By name: whether the guest is busy, and the bandwidth in MiB/s.
 CASES: dict[str, tuple[bool, int | None]] = {
     "idle": (False, None),
@@ -57,10 +59,11 @@ def once(lab: Lab, guest: Moving, tool: str, program: str, bandwidth: int | None
 def _move(source: Host, there: Host, name: str, tool: str, program: str, bandwidth: int | None) -> bool:
     if tool == "virsh":
         limit = ["--bandwidth", str(bandwidth)] if bandwidth else []
-        command = ["virsh", "-c", source.uri, *VIRSH, *limit, name, there.tcp_uri]
+        deadline = ["timeout", "--signal=INT", str(LONGEST_SECONDS)]
+        command = [*deadline, "virsh", "-c", source.uri, *VIRSH, *limit, name, there.tcp_uri]
         return source.client(command, check=False, timeout=200).returncode == 0
     limit = ["--bandwidth", f"{bandwidth}M"] if bandwidth else []
-    command = [program, "migrate", name, there.tcp_uri, *limit, "--timeout", "60s"]
+    command = [program, "migrate", name, there.tcp_uri, *limit, "--timeout", f"{LONGEST_SECONDS}s"]
     return source.client(command, env=source.environment(PYTHONPATH=None), check=False, timeout=200).returncode == 0
 
 

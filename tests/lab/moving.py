@@ -164,9 +164,14 @@ def define(
 
 
 def dirty(guest: Moving, mebibytes: int) -> None:
-    """Let the guest rewrite so much memory over and over."""
+    """Let the guest rewrite so much memory over and over, each page with something else every time.
+
+    Not zeros, of which QEMU sends next to nothing, nor what was there before: random bytes, moved by a MiB a round.
+    """
     with Guest(guest.host(), guest.name) as console:
-        loop = f"while :; do dd if=/dev/zero of=/tmp/d bs=1M count={mebibytes} conv=notrunc; done"
+        console.run(f"dd if=/dev/urandom of=/tmp/d bs=1M count={mebibytes + 1}", timeout=120)
+        copy = "dd if=/tmp/d of=/tmp/d bs=1M conv=notrunc"
+        loop = f"while :; do {copy} seek={mebibytes} count=1; {copy} skip=1 count={mebibytes}; done"
         console.run(f"(setsid sh -c '{loop}' </dev/null >/dev/null 2>&1 &)")
 
 

@@ -50,11 +50,9 @@ def remember(guest: Moving, mebibytes: int = 8) -> str:
 def test_post_copy_at_once(moving: Define, host_a: Host, host_b: Host) -> None:
     guest = moving()
     before = remember(guest)
-    # Or it would be over there before the first round has been seen to end: not zeros, which cost nothing to send, and
-    # no limit that a guest keeps which the machine has let wait for a moment.
-    with guest.alive() as console:
-        loop = "while :; do dd if=/tmp/proof of=/tmp/d bs=1M conv=notrunc; done"
-        console.run(f"(setsid sh -c '{loop}' </dev/null >/dev/null 2>&1 &)")
+    # Or it would be over there before the first round has been seen to end: something to send, and no limit that a
+    # guest keeps which the machine has let wait for a moment.
+    dirty(guest, 8)
     row = moved(guest, host_a, host_b, "--postcopy", "now", "--bandwidth", "40M", "--max-downtime", "1ms")
     assert row["strategy"] == "post-copy"
     assert proof(guest) == before
