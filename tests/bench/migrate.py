@@ -9,6 +9,7 @@ import json
 import os
 import statistics
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ VIRSH = ("migrate", "--live", "--persistent", "--undefinesource")
 TOOLS = ("kvmctl", "virsh")
 # What a busy guest rewrites over and over, with random bytes.
 BUSY_MIB = 160
-# After so long kvmctl is to have given up, and virsh, which never does, is ended as Ctrl-C ends it.
+# After so long kvmctl is to have given up; virsh never does, and its job is cancelled.
 LONGEST_SECONDS = 60
 # By name: whether the guest is busy, and the bandwidth in MiB/s.
 CASES: dict[str, tuple[bool, int | None]] = {
@@ -59,9 +60,14 @@ def once(lab: Lab, guest: Moving, tool: str, program: str, bandwidth: int | None
 def _move(source: Host, there: Host, name: str, tool: str, program: str, bandwidth: int | None) -> bool:
     if tool == "virsh":
         limit = ["--bandwidth", str(bandwidth)] if bandwidth else []
-        deadline = ["timeout", "--signal=INT", str(LONGEST_SECONDS)]
-        command = [*deadline, "virsh", "-c", source.uri, *VIRSH, *limit, name, there.tcp_uri]
-        return source.client(command, check=False, timeout=200).returncode == 0
+        command = ["virsh", "-c", source.uri, *VIRSH, *limit, name, there.tcp_uri]
+        cancelling = threading.Timer(LONGEST_SECONDS, lambda: source.virsh("domjobabort", name, check=False))
+        cancelling.start()
+        try:
+            return source.client(command, check=False, timeout=200).returncode == 0
+        finally:
+            cancelling.cancel()
+            cancelling.join()
     limit = ["--bandwidth", f"{bandwidth}M"] if bandwidth else []
     command = [program, "migrate", name, there.tcp_uri, *limit, "--timeout", f"{LONGEST_SECONDS}s"]
     return source.client(command, env=source.environment(PYTHONPATH=None), check=False, timeout=200).returncode == 0
