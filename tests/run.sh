@@ -18,6 +18,11 @@ arguments=("$@")
 failed=()
 summary=()
 
+# Where /tmp is in memory, as on Debian 13, the lab's disks would fill it.
+if [ -z "${TMPDIR:-}" ] && [ "$(stat -f -c %T /tmp)" = tmpfs ]; then
+    export TMPDIR=/var/tmp
+fi
+
 say() { printf '\n== %s\n' "$*"; }
 
 # ------------------------------------------------------------------ what the tests need
@@ -123,7 +128,7 @@ pytest=(.venv/bin/python -m pytest -o faulthandler_timeout=900)
 lab=("${pytest[@]}" -n 2 --durations 15)
 [ $full = yes ] || lab+=(-m 'not full')
 if [ $may_be_root = yes ]; then
-    lab=("${privileged[@]}" env KVMCTL_TEST_LAB=required PATH="$PATH:/usr/sbin:/sbin" CI="${CI:-}" "${lab[@]}")
+    lab=("${privileged[@]}" env KVMCTL_TEST_LAB=required PATH="$PATH:/usr/sbin:/sbin" CI="${CI:-}" ${TMPDIR:+"TMPDIR=$TMPDIR"} "${lab[@]}")
 fi
 
 scripts() {
