@@ -339,7 +339,9 @@ def test_evacuate_moves_all_that_can_go(moving: Define, host_a: Host, host_b: Ho
     """A running guest and one that is off go; one whose network is missing there stays, with the reason."""
     runs, off = moving(), moving(start=False)
     pattern = host_a.kvmctl("migrate", "moving-*", host_b.tcp_uri, "--check", "-o", "json", check=False).json()
-    assert {row["name"]: row.get("verdict", "refused") for row in pattern} == {runs.name: "warn", off.name: "refused"}
+    # QEMU before 9.0 is warned of, see preflight.emulation; a later one is not.
+    goes = {row["name"]: row.get("verdict") in ("ok", "warn") for row in pattern}
+    assert goes == {runs.name: True, off.name: False}
     stays = moving(start=False, devices="<interface type='bridge'><source bridge='nowhere0'/></interface>")
     running = Running(host_a, "host", "evacuate", host_b.tcp_uri, "--bandwidth", "40M", "--progress", "-o", "json")
     until_sending(host_a, runs.name)
