@@ -66,6 +66,12 @@ def _without_click(arguments: list[str]) -> int | None:
         moment = snapshot_moments.plain(arguments)
         if moment is not None:
             return boundary.guarded(moment[0], arguments, moment[1])
+    if "create" in first:
+        from kvmctl.cli import boundary, creating
+
+        wish = creating.plain(arguments)
+        if wish is not None:
+            return boundary.guarded(wish[0], arguments, lambda: creating.create(*wish))
     if "migrate" in first:
         from kvmctl.cli import boundary, moving
 

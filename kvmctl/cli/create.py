@@ -1,20 +1,14 @@
 """kvmctl create"""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from kvmctl.cli import output
-from kvmctl.cli.options import MEMORY, App, dry_run, everywhere, timeout
+from kvmctl.cli import creating
+from kvmctl.cli.options import MEMORY, dry_run, everywhere, timeout
 from kvmctl.cli.tuning_options import tuning_options
 from kvmctl.errors import UsageProblem
-from kvmctl.model.units import human_size
-
-if TYPE_CHECKING:
-    from kvmctl.operations.create_request import Request
-
-WAITS = ("running", "agent", "ip", "ssh", "cloud-init")
 
 
 class WithMaximum(click.ParamType):
@@ -48,7 +42,9 @@ class WithMaximum(click.ParamType):
 @click.option("--import", "import_", metavar="DISK", help="Boot this disk, and write to it.")
 @click.option("--pxe", is_flag=True, help="Boot from the network.")
 @click.option("-f", "--file", "spec", metavar="SPEC", help="Read a YAML or TOML spec; options win over it.")
-@click.option("--vcpus", type=WithMaximum(click.IntRange(1, 16384), "vCPUs"), metavar="N[,max=M]", help="vCPUs (2).")
+@click.option(
+    "--vcpus", type=WithMaximum(click.IntRange(1, creating.MOST_VCPUS), "vCPUs"), metavar="N[,max=M]", help="vCPUs (2)."
+)
 @click.option("--memory", type=WithMaximum(MEMORY, "bytes"), metavar="SIZE[,max=SIZE]", help="Memory (2G).")
 @click.option("--cpu", metavar="MODE|MODEL", help="host-model, host-passthrough, maximum, or a model's name.")
 @click.option("--accel", type=click.Choice(("auto", "kvm", "tcg")), help="Hardware virtualization, or emulation.")
@@ -116,10 +112,10 @@ class WithMaximum(click.ParamType):
 @tuning_options
 @click.option("--autostart", is_flag=True, help="Start it with the host.")
 @click.option("--start/--no-start", default=True, help="Start it now.")
-@click.option("--wait", type=click.Choice(WAITS), help="Return when the guest has got this far.")
+@click.option("--wait", type=click.Choice(creating.WAITS), help="Return when the guest has got this far.")
 @click.option("--strict", is_flag=True, help="Refuse where the host would promise more than it should.")
 @click.option("--keep", is_flag=True, help="Keep the VM where --wait gives up.")
-@timeout("10m")
+@timeout(creating.TIMEOUT)
 @dry_run
 @everywhere
 @click.pass_context
@@ -141,66 +137,6 @@ def create(ctx: click.Context, /, name: str | None, **given: Any) -> None:
       kvmctl create -f web.yaml
       kvmctl create web-2 -f web.yaml --memory 4G
     """
-    from kvmctl.operations import create_request
-
-    app: App = ctx.obj
-    request = _request(ctx, name, given)
-    create_request.check(request)
-    if given["wait"] and not given["start"]:
-        raise UsageProblem("--wait needs the VM to be started", "leave out --no-start")
-    connected = app.connect_ahead(events=given["wait"] is not None, ask=lambda found: found.capabilities)
-    from kvmctl.operations import create as operation
-    from kvmctl.operations import create_plan
-
-    with output.progress(app) as progress:
-        hypervisor = connected.result()
-        plan = create_plan.plan(hypervisor, request, progress, bring=not given["dry_run"])
-        if given["dry_run"]:
-            row = create_plan.described(plan)
-        else:
-            for text in plan.warnings:
-                output.warn(app, text)
-            full = app.output in ("json", "yaml")
-            row = operation.run(hypervisor, plan, progress, given["wait"], given["timeout"], given["keep"], full)
-    if given["dry_run"]:
-        output.show_one(
-            app, row, lambda: "\n".join([*(f"would {step}" for step in row["steps"]), "", row["xml"].rstrip()])
-        )
-        for text in plan.warnings:
-            output.warn(app, text)
-        return
-    output.show_one(app, row, lambda: _sentence(row))
-    if not app.machine_readable:
-        for line in _next(row):
-            output.info(app, line)
-
-
-def _request(ctx: click.Context, name: str | None, given: dict[str, Any]) -> "Request":
-    """What the options ask for, and the spec beneath them where there is one."""
-    from kvmctl.model.spec import Spec
-    from kvmctl.operations.create_options import from_spec
-
-    spec = Spec()
-    if given["spec"] is not None:
-        from kvmctl.operations import spec_file
-
-        spec = spec_file.only(spec_file.load(given["spec"]), name, given["spec"])
-    chosen = name or spec.name
-    if chosen is None:
-        raise UsageProblem("the VM has no name", "give one: 'kvmctl create NAME'")
-    # Only what was really typed wins: a default must not hide what the spec says.
+    # Only what was really typed wins over a spec: a default must not hide what that says.
     said = {key: value for key, value in given.items() if ctx.get_parameter_source(key) is not ParameterSource.DEFAULT}
-    if given["spec"] is not None and spec.start is False and "start" not in said:
-        given["start"] = False
-    return from_spec(chosen, spec, said)
-
-
-def _sentence(row: dict[str, Any]) -> str:
-    size = human_size(row["memory_bytes"])
-    return f"created {row['name']}: {row['state']}, {row['vcpus']} vCPUs, {size}, {row['accel']}"
-
-
-def _next(row: dict[str, Any]) -> list[str]:
-    if row["state"] != "running":
-        return [f"start it with 'kvmctl start {row['name']}'"]
-    return [f"its console: 'kvmctl console {row['name']}'   a shell: 'kvmctl ssh {row['name']}'"]
+    creating.create(ctx.obj, name, said)

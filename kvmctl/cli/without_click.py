@@ -4,29 +4,49 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from kvmctl.cli.app import App
-from kvmctl.errors import KvmctlError
+from kvmctl.errors import KvmctlError, UsageProblem
 
 
 class Line(NamedTuple):
-    """A command line: what its options for every command say, its words, its known flags, and the values given."""
+    """A command line: what its options for every command say, its words, its known flags, and the values given.
+
+    ``repeated`` are those of the options that may come more than once, in their order.
+    """
 
     app: App
     words: tuple[str, ...]
     flags: frozenset[str]
     values: dict[str, Any]
+    repeated: tuple[tuple[str, str], ...]
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """What reads the value of an option that takes one of ``words``."""
+
+    def read_(text: str) -> str:
+        if text not in words:
+            raise UsageProblem(f"{text!a} is none of {', '.join(words)}")
+        return text
+
+    return read_
 
 
 def read(
-    arguments: list[str], flags: Collection[str] = (), readers: Mapping[str, Callable[[str], Any]] | None = None
+    arguments: list[str],
+    flags: Collection[str] = (),
+    readers: Mapping[str, Callable[[str], Any]] | None = None,
+    repeatable: Collection[str] = (),
 ) -> Line | None:
-    """None where there is any option in it but ``-c``, ``-o``, ``flags`` and those of ``readers``, or a wrong one.
+    """None where there is any option in it but ``-c``, ``-o``, ``-q`` and those given here, or a wrong one.
 
-    ``readers``: what reads the value of each option that has one. Click reads the rest, and tells of errors.
+    ``readers``: what reads the value of each option that has one; ``repeatable`` have a value each time. Click reads
+    the rest, and tells of errors.
     """
     app = App()
     words = []
     found = set()
     values = {}
+    repeated = []
     rest = iter(arguments)
     for word in rest:
         if word in ("-c", "--connect"):
@@ -37,15 +57,23 @@ def read(
             app.output = next(rest, "")
             if app.output not in ("table", "json", "name"):
                 return None
+        elif word in ("-q", "--quiet"):
+            app.quiet = True
         elif word in flags:
             found.add(word)
-        elif readers is not None and word in readers:
+        elif word in repeatable or (readers is not None and word in readers):
+            value = next(rest, None)
+            if value is None:
+                return None
+            if readers is None or word in repeatable:
+                repeated.append((word, value))
+                continue
             try:
-                values[word] = readers[word](next(rest, ""))
+                values[word] = readers[word](value)
             except KvmctlError:
                 return None
         elif word.startswith("-"):
             return None
         else:
             words.append(word)
-    return Line(app, tuple(words), frozenset(found), values)
+    return Line(app, tuple(words), frozenset(found), values, tuple(repeated))

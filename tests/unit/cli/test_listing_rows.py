@@ -37,7 +37,7 @@ def test_what_scripts_write_is_read_without_click(
         "list -o yaml",
         "list -o wide",
         "list --help",
-        "-q list",
+        "--color never list",
         "list -- -x",
         "info list",
         "-ojson list",
