@@ -90,7 +90,7 @@ def move(app: App, vm: str, destination: str, options: dict[str, Any]) -> int:
         # Who reads JSON finds them in the result.
         if check.level == "warn" and not app.machine_readable:
             output.warn(app, f"{check.name}: {check.detail}")
-    with output.progress(app) as progress:
+    with output.progress(app, drawn=not _by_lines(app, options["progress"])) as progress:
         row = operation.run(found, progress, _teller(app, progress, found.name, options["progress"]))
     for warning in () if app.machine_readable else row["warnings"]:
         output.warn(app, warning)
@@ -137,7 +137,7 @@ def move_all(app: App, hypervisor: "Hypervisor", wishes: dict[str, "Wish"], chec
         operation.require(found)
         if check:
             return found.as_check()
-        with output.progress(app) as progress:
+        with output.progress(app, drawn=not _by_lines(app, lines)) as progress:
             row = operation.run(found, progress, _teller(app, progress, name, lines))
         for warning in () if app.machine_readable else row["warnings"]:
             output.warn(app, f"{name}: {warning}")
@@ -201,21 +201,28 @@ def _teller(app: App, progress: "Progress", name: str, lines: bool) -> Callable[
         if moment.phase == "setup":
             return
         done = max(0, moment.total_bytes - moment.remaining_bytes)
-        progress.amount(f"moving {name}", done, moment.total_bytes, _detail(moment))
+        # What is done grows faster than is sent: pages of zeros count, too.
+        speed = moment.bytes_per_second
+        progress.amount(f"moving {name}", done, moment.total_bytes, _detail(moment), speed)
 
-    return line if lines and app.output == "json" else bar
+    return line if _by_lines(app, lines) else bar
+
+
+def _by_lines(app: App, lines: bool) -> bool:
+    """Whether lines of JSON take the place of the bar; on a terminal it would break them where it is wide."""
+    return lines and app.output == "json"
 
 
 def _detail(moment: "Moment") -> str:
     """How far it is, as a line below the bar."""
-    said = [f"{moment.phase}, round {moment.iteration}" if moment.phase == "memory" else moment.phase]
+    said = [f"{moment.phase} round {moment.iteration}" if moment.phase == "memory" else moment.phase]
     said.append(f"{human_size(moment.remaining_bytes)} left")
     if moment.dirty_bytes_per_second:
         said.append(f"{human_size(moment.dirty_bytes_per_second)}/s changed")
     if moment.expected_downtime_ms is not None:
         said.append(f"pause ~{moment.expected_downtime_ms} ms")
     if moment.throttle_percent:
-        said.append(f"slowed by {moment.throttle_percent} %")
+        said.append(f"slowed {moment.throttle_percent} %")
     return "; ".join(said)
 
 

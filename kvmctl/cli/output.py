@@ -1,4 +1,4 @@
-"""Tables, JSON, YAML, errors and progress: the only file that knows rich.
+"""Tables, JSON, YAML, errors and progress: with bar.py the only file that knows rich.
 
 Data goes to stdout, everything else to stderr. rich is imported only for a terminal, so that a pipe
 does not pay for it.
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 from kvmctl.cli.app import OUTPUTS, App
 from kvmctl.errors import KvmctlError, UsageProblem
 from kvmctl.model.names import harmless
-from kvmctl.model.units import human_size
 from kvmctl.operations.progress import Progress
 
 if TYPE_CHECKING:
@@ -404,77 +403,17 @@ def confirm(app: App, question: str, flag: str = "--yes") -> None:
 
 
 @contextmanager
-def progress(app: App) -> Iterator[Progress]:
-    """A bar on a terminal, only warnings in a pipe. It disappears when the work is done."""
+def progress(app: App, drawn: bool = True) -> Iterator[Progress]:
+    """A bar on a terminal, that disappears when the work is done; in a pipe, or where not ``drawn``, only warnings."""
 
     class Plain(Progress):
         def warn(self, text: str) -> None:
             warn(app, text)
 
-    if app.quiet or not sys.stderr.isatty():
+    if app.quiet or not drawn or not sys.stderr.isatty():
         yield Plain()
         return
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeElapsedColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bars
-    from rich.table import Column as Shape
-    from rich.text import Text
+    from kvmctl.cli.bar import draw
 
-    class Detailed(Bars):
-        """The bar, and below it a line of what else there is to say."""
-
-        detail = ""
-
-        def get_renderables(self) -> Iterator[Any]:
-            yield from super().get_renderables()
-            if self.detail:
-                yield Text(f"  {self.detail}", overflow="ellipsis", no_wrap=True)
-
-    class Live(Plain):
-        def __init__(self, bars: Detailed) -> None:
-            self.bars = bars
-            self.now: tuple[str, Any] | None = None
-
-        def step(self, text: str) -> None:
-            self.bars.detail = ""
-            self._task(text, None)
-
-        def amount(self, text: str, done: int, total: int | None, detail: str = "") -> None:
-            self.bars.detail = harmless(detail)
-            task = self._task(text, total)
-            # The same task may have begun as a step of unknown length.
-            self.bars.update(task, completed=done, total=total, bytes=True)
-
-        def _task(self, text: str, total: int | None) -> Any:
-            text = harmless(text)
-            if self.now is not None and self.now[0] == text:
-                return self.now[1]
-            if self.now is not None:
-                self.bars.remove_task(self.now[1])
-            self.now = (text, self.bars.add_task(text, total=total, bytes=total is not None))
-            return self.now[1]
-
-    # A step whose length nobody knows has no bar: on a narrow terminal its text needs the room.
-    class OfKnownLength(BarColumn):
-        def render(self, task: Any) -> Any:
-            return super().render(task) if task.fields.get("bytes") else ""
-
-    class OfBytes(DownloadColumn):
-        def render(self, task: Any) -> Any:
-            return super().render(task) if task.fields.get("bytes") else ""
-
-    class Speed(TransferSpeedColumn):
-        def render(self, task: Any) -> Any:
-            known = task.fields.get("bytes") and task.speed is not None
-            return Text(f"{human_size(round(task.speed))}/s", style="progress.data.speed") if known else ""
-
-    bars = Detailed(
-        TextColumn("{task.description}", markup=False, table_column=Shape(no_wrap=True, overflow="ellipsis")),
-        OfKnownLength(bar_width=24),
-        OfBytes(binary_units=True),
-        Speed(),
-        TimeElapsedColumn(table_column=Shape(no_wrap=True, min_width=7)),
-        console=_console(app, sys.stderr),
-        transient=True,
-    )
-    with bars:
-        yield Live(bars)
+    with draw(_console(app, sys.stderr), lambda text: warn(app, text)) as drawing:
+        yield drawing

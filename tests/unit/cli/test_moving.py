@@ -70,7 +70,7 @@ def test_nonsense_is_refused_before_anything_is_opened() -> None:
 
 def test_a_pause_and_what_is_left_are_said_below_the_bar() -> None:
     moment = Moment("memory", 1.5, 1000, 2**20, 600, 2**20, 3 * 2**20, 2, 20, 12)
-    said = "memory, round 2; 1 MiB left; 3 MiB/s changed; pause ~12 ms; slowed by 20 %"
+    said = "memory round 2; 1 MiB left; 3 MiB/s changed; pause ~12 ms; slowed 20 %"
     assert moving._detail(moment) == said
     quiet = moment._replace(phase="disks", iteration=0, dirty_bytes_per_second=None, throttle_percent=0)
     assert moving._detail(quiet._replace(expected_downtime_ms=None)) == "disks; 1 MiB left"

@@ -22,7 +22,7 @@ class Recorder(Progress):
     def __init__(self) -> None:
         self.amounts: list[tuple[str, int, int | None]] = []
 
-    def amount(self, text: str, done: int, total: int | None, detail: str = "") -> None:
+    def amount(self, text: str, done: int, total: int | None, detail: str = "", speed: int | None = None) -> None:
         self.amounts.append((text, done, total))
 
 
