@@ -22,7 +22,7 @@ from kvmctl.errors import Interrupted, KvmctlError, with_leftovers
 TELL_AFTER = 2.0
 CUT_AFTER = 10.0
 LEAVE_AFTER = 5.0
-# Seconds that closing the connection may take after a signal.
+# Seconds that closing the connections may take.
 CLOSE_WITHIN = 1.0
 _TICK = 0.2
 
@@ -69,13 +69,13 @@ class Interruptible:
             signal.signal(number, _disregard)
 
     def close(self, close: Callable[[], object]) -> None:
-        """``close`` the connections; after a signal libvirt, which may have stopped answering, gets a moment for it."""
-        if not self._heard:
-            close()
+        """``close`` the connections. libvirt, which may have stopped answering, gets a moment for it, and no more."""
+        # Where it was not imported, there is none.
+        if "kvmctl.connection" not in sys.modules:
             return
-        from kvmctl.preflight.asking import Asking
-
-        Asking(close).ended(CLOSE_WITHIN)
+        closing = threading.Thread(target=close, name="kvmctl-close", daemon=True)
+        closing.start()
+        closing.join(CLOSE_WITHIN)
 
     def truth(self, error: KvmctlError) -> KvmctlError:
         """``error``, or what really happened where it only comes of the connection that was cut off."""

@@ -14,11 +14,14 @@ from kvmctl.connection import Hypervisor, translated
 from kvmctl.errors import Conflict, ConnectionFailed
 from kvmctl.model.state import ACTIVE
 from kvmctl.operations.lifecycle import state_of
+from kvmctl.preflight.asking import Asking
 
 # Ctrl-] leaves, as in telnet and virsh.
 ESCAPE = b"\x1d"
 _MOST = 64 * 1024
 _WOULD_BLOCK = -2
+# Seconds that libvirt gets to end it.
+_PATIENCE = 1.0
 
 
 def attach(
@@ -68,6 +71,10 @@ class _Joined:
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(libvirt.libvirtError):
             self._stream.eventRemoveCallback()
+        # libvirt answers that, and may have stopped answering: whoever leaves does not wait for it.
+        Asking(self._abort).ended(_PATIENCE)
+
+    def _abort(self) -> None:
         with contextlib.suppress(libvirt.libvirtError):
             self._stream.abort()
 

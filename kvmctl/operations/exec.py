@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from kvmctl.connection import Hypervisor, translated
-from kvmctl.errors import KvmctlError, TimedOut, UsageProblem
+from kvmctl.errors import Interrupted, KvmctlError, TimedOut, UsageProblem, is_interrupt, with_leftovers
 from kvmctl.operations.agent import WRITTEN_PIECE, Agent, AgentError, decoded, expect
 
 # $1: the private folder, $2: yes where input follows, $3...: the command. The command replaces the shell, so
@@ -151,13 +151,26 @@ class _Process:
             self._last = answer
         return answer
 
-    def kill(self) -> None:
-        """End it and what it started: politely, then not."""
+    def kill(self) -> bool:
+        """End it and what it started: politely, then not. False where nobody hears of it, and it may run on."""
         if self._last is not None:
-            return
+            return True
         script = "kill -TERM -- -$1 || kill -TERM $1; sleep 2; kill -KILL -- -$1 || kill -KILL $1"
-        with contextlib.suppress(KvmctlError):
+        try:
             _start(self.agent, "/bin/sh", ["-c", script, "kvmctl", str(self.pid)], None)
+        except KvmctlError:
+            return False
+        return True
+
+    def kill_after(self, error: BaseException) -> None:
+        """Kill it because of ``error``. Where that does not work, raise that error anew with it named."""
+        if self.kill():
+            return
+        left = [f"end process {self.pid} in the guest {self.agent.name}"]
+        if isinstance(error, KvmctlError):
+            with_leftovers(error, left)
+        elif is_interrupt(error):
+            raise with_leftovers(Interrupted("interrupted"), left) from error
 
 
 def _ending(agent: Agent, answer: dict[str, Any]) -> Finished:
@@ -226,8 +239,8 @@ def _follow(
             else:
                 _rest(source, pause)
                 pause = min(pause * 1.3, _LONGEST_PAUSE)
-    except BaseException:
-        process.kill()
+    except BaseException as error:
+        process.kill_after(error)
         raise
     finally:
         for handle in handles:
@@ -309,8 +322,8 @@ def _captured(
                 raise TimedOut(f"the command did not end in time, so it was killed in {agent.name}")
             time.sleep(pause)
             pause = min(pause * 1.3, _LONGEST_PAUSE)
-    except BaseException:
-        process.kill()
+    except BaseException as error:
+        process.kill_after(error)
         raise
     for key, sink in (("out-data", stdout), ("err-data", stderr)):
         if key in answer:

@@ -101,6 +101,22 @@ def test_exec_ends_what_it_started_on_timeout_and_interrupt(host_a: Host, tiny: 
     left = host_a.kvmctl("exec", name, "--timeout", "60s", "--", "sh", "-c", gone.replace("123[45]", "12[3][45]"))
     assert left.stdout.splitlines()[-1] == "1"
 
+    # Where nobody hears that it shall end, it is named.
+    with subprocess.Popen(
+        host_a.kvmctl_command("exec", name, "--", "sh", "-c", "echo $$; exec sleep 1236"),
+        env=host_a.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        number = process.stdout.readline().strip()
+        with host_a.hanging_libvirtd():
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=60)
+    assert (process.returncode, f"end process {number} in the guest {name}" in said) == (130, True), said
+    assert host_a.kvmctl("exec", name, "--", "pgrep", "-f", "sleep 123[6]").stdout.split() == [number]
+
 
 def test_exec_says_why_it_cannot(host_a: Host, tiny: images.Tiny, vm_name: Named) -> None:
     off = define(host_a, tiny, vm_name("off"))

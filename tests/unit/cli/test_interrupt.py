@@ -48,6 +48,7 @@ sys.exit(boundary.guarded(App(), [], command))
 # What was interrupted has ended, and libvirt does not let go of the connection.
 CLOSING = """\
 import os, signal, sys, threading
+import kvmctl.connection
 from kvmctl.cli import boundary
 from kvmctl.cli.app import App
 
