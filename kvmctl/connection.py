@@ -80,6 +80,14 @@ _NO_CGROUPS = "libvirt has no control groups on that host: they have to be mount
 _READ_ONLY_CGROUPS = (
     "are control groups mounted for reading only there, as in a container? 'kvmctl host check' says what to do"
 )
+# What the guest's other devices or this QEMU do not go with, by libvirt's words for it.
+_UNSUPPORTED = (
+    ("spice graphics are not supported", _SPICE),
+    (
+        "watchdogs with different actions",
+        "a q35 machine may have a watchdog of its own: give its action, which 'kvmctl dumpxml' shows, or edit both",
+    ),
+)
 # What the host lacks for a device or a limit, by libvirt's words for it.
 _MISSING = (
     # Debian has it apart from 13 on.
@@ -117,7 +125,7 @@ def explain(error: libvirt.libvirtError, uri: str | None = None) -> KvmctlError:
     if code in _CONFLICT_CODES:
         return Conflict(message)
     if code in _USAGE_CODES:
-        return UsageProblem(message, _SPICE if "spice graphics are not supported" in message else None)
+        return UsageProblem(message, next((hint for words, hint in _UNSUPPORTED if words in message), None))
     # The second came after 9.0.
     if code in (libvirt.VIR_ERR_OPERATION_TIMEOUT, getattr(libvirt, "VIR_ERR_AGENT_COMMAND_TIMEOUT", None)):
         return TimedOut(message)

@@ -102,7 +102,12 @@ def test_devices_are_plugged_into_a_running_guest_and_pulled_out(
     for name in ("rng1", "serial1"):
         host_a.kvmctl("device", "detach", "hot", name, "--timeout", "2m")
     assert guest.run(sources) == "1"
-    host_a.kvmctl("device", "attach", "hot", "watchdog,action=poweroff", "--config")
+    if own:
+        other = host_a.kvmctl("device", "attach", "hot", "watchdog,action=poweroff", "--config", check=False)
+        assert (other.returncode, "a watchdog of its own" in other.stderr) == (2, True), other.stderr
+    # All of a machine do the same; its own resets.
+    action = "reset" if own else "poweroff"
+    host_a.kvmctl("device", "attach", "hot", f"watchdog,action={action}", "--config")
     host_a.kvmctl("device", "attach", "hot", f"share={host_a.shared}:data,driver=virtiofs", "--config")
     shown = {
         row["name"]: (row["live"], row["saved"]) for row in host_a.kvmctl("device", "list", "hot", "-o", "json").json()
