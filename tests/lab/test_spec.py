@@ -80,7 +80,7 @@ def test_a_guest_is_made_changed_and_made_again_from_its_spec(
         (key, "change") for key in ("title", "description", "vcpus", "publish", "autostart")
     ]
     assert host_a.kvmctl("apply", "-f", path, "-o", "json").json()["changed"] is True
-    # The guest takes the CPU in on its own time. Debian 13's kernel sees it come, and where it is emulated cannot use it.
+    # The guest takes the CPU in on its own time. Debian 13's kernel sees it come, and cannot use it when emulated.
     refused = "dmesg | grep -q 'Unable to map lapic to logical cpu number'"
     guest.run(f"until [ $(nproc) = 2 ] || {refused}; do sleep 0.2; done", timeout=60)
     banner = host_a.client(["socat", "-t", "5", "TCP:127.0.0.1:2223", "STDIO"], input="")
