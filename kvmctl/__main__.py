@@ -10,6 +10,8 @@ def main() -> None:
     arguments = sys.argv[1:]
     # Nothing that is imported becomes garbage: looking through it again and again takes a tenth of a short command.
     gc.set_threshold(100_000, 50, 100)
+    # Of the libraries below libvirt and lxml most functions are never called: they are looked up when they are.
+    sys.setdlopenflags(os.RTLD_LAZY)
     if arguments == ["--version"]:
         from kvmctl import __version__
 

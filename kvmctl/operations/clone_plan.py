@@ -1,6 +1,5 @@
 """Deciding how a VM is copied: everything that can be refused is refused here, before anything is made."""
 
-import uuid as uuids
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from kvmctl.model.metadata import Metadata, OwnedVolume
 from kvmctl.model.names import check_new_name
 from kvmctl.operations import claim, freeze, metadata, nvram, pools, snapshots
 from kvmctl.operations.freeze import Layer
+from kvmctl.operations.new_uuid import new_uuid
 from kvmctl.preflight import dependents
 from kvmctl.preflight import snapshots as preflight
 
@@ -261,7 +261,7 @@ class _Maker:
         for old in copies.macs_of(tree):
             macs[old] = copies.new_mac(self.macs)
             self.macs.add(macs[old])
-        identity = copies.Identity(name, str(uuids.uuid4()), macs)
+        identity = copies.Identity(name, new_uuid(), macs)
         copies.rename(tree, identity)
         self.notes += copies.separate(tree)
         disks = tuple(self._disk(name, number, layer, leftover) for number, layer in enumerate(self.layers))

@@ -1,6 +1,5 @@
 """A new VM's disks, seed and boot files: which volumes to make, which files to use as they are."""
 
-import uuid as uuids
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -14,6 +13,7 @@ from kvmctl.model.metadata import OwnedVolume
 from kvmctl.model.units import human_size
 from kvmctl.operations import disk_secret, disk_sources, hypervisor_files, pools
 from kvmctl.operations.create_request import Request
+from kvmctl.operations.new_uuid import new_uuid
 from kvmctl.operations.progress import Progress
 from kvmctl.operations.seed import Seed, hostname_for
 
@@ -91,8 +91,7 @@ class Parts:
         if request.cdrom is not None:
             self._cdrom(request.cdrom)
         if request.kernel is not None:
-            self.kernel = self._boot_file(request.kernel, "kernel")
-            self.initrd = self._boot_file(request.initrd, "initrd") if request.initrd else None
+            self._boot_files(request.kernel, request.initrd)
         if self._wants_seed():
             self._seed()
 
@@ -131,7 +130,7 @@ class Parts:
         volume, source = self._free_volume(wanted.pool, name, "disk")
         secret = None
         if wanted.passphrase_file is not None:
-            secret = Secret(str(uuids.uuid4()), disk_secret.read(Path(wanted.passphrase_file).expanduser()))
+            secret = Secret(new_uuid(), disk_secret.read(Path(wanted.passphrase_file).expanduser()))
         self.volumes.append(VolumePlan(volume, format_, wanted.size_bytes, backing, secret=secret))
         self._add(source, format_, wanted.tuning, boot)
         holder = self.disks[-1].find("source")
@@ -149,6 +148,15 @@ class Parts:
         source, head = self._hypervisor_or_upload(path, "ISO", "cdrom", ".iso", disk_sources.HEAD)
         disk_sources.check_iso(path, head)
         self._add(source, "raw", tuning, boot=True, bus=self.cdrom_bus)
+
+    def _boot_files(self, kernel: str, initrd: str | None) -> None:
+        if initrd and kernel.startswith("/"):
+            with hypervisor_files.beside(self.hypervisor, kernel):
+                self.kernel = self._boot_file(kernel, "kernel")
+                self.initrd = self._boot_file(initrd, "initrd")
+            return
+        self.kernel = self._boot_file(kernel, "kernel")
+        self.initrd = self._boot_file(initrd, "initrd") if initrd else None
 
     def _boot_file(self, path: str, what: str) -> str:
         source, head = self._hypervisor_or_upload(path, what, what, "", 512)
@@ -183,9 +191,7 @@ class Parts:
         from kvmctl.operations import seed as seeds
 
         hostname = request.hostname or hostname_for(request.name)
-        seed = Seed(
-            str(uuids.uuid4()), hostname, request.user, request.ssh_keys, request.password_hash, request.user_data
-        )
+        seed = Seed(new_uuid(), hostname, request.user, request.ssh_keys, request.password_hash, request.user_data)
         content = seeds.build(seed)
         volume, source = self._free_volume(None, f"{request.name}-seed.iso", "seed")
         self.volumes.append(VolumePlan(volume, "raw", len(content), upload=content))

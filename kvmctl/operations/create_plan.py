@@ -1,7 +1,6 @@
 """Deciding how a new VM will be: everything that can be refused is refused here, before anything is made."""
 
 import datetime
-import uuid as uuids
 from typing import Any, Literal, NamedTuple
 
 import libvirt
@@ -22,6 +21,7 @@ from kvmctl.model.units import human_size
 from kvmctl.operations import claim, create_network, create_system
 from kvmctl.operations.create_parts import Parts, VolumePlan
 from kvmctl.operations.create_request import DEFAULT_MEMORY, DEFAULT_VCPUS, Request, check
+from kvmctl.operations.new_uuid import new_uuid
 from kvmctl.operations.progress import Progress
 from kvmctl.preflight import overcommit
 from kvmctl.preflight.accel import AccelChoice, choose_accel
@@ -85,7 +85,7 @@ def plan(hypervisor: Hypervisor, request: Request, progress: Progress | None = N
     hardware, choice, capabilities = _hardware(hypervisor, request)
     _check_limits(capabilities, request)
     suited = create_system.suited(profile, hardware, system)
-    uuid = str(uuids.uuid4())
+    uuid = new_uuid()
     network = create_network.choose(
         hypervisor,
         request.nics,

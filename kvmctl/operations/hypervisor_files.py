@@ -82,6 +82,16 @@ def _device(hypervisor: Hypervisor, path: str) -> HypervisorFile | None:
 
 
 @contextlib.contextmanager
+def beside(hypervisor: Hypervisor, path: str) -> Iterator[None]:
+    """Within it the files of ``path``'s directory that are in no pool are looked at through one momentary pool."""
+    with contextlib.ExitStack() as held:
+        # Where another kvmctl is looking there just now, each file is looked at by itself.
+        with contextlib.suppress(NotFound):
+            held.enter_context(volume_at(hypervisor, posixpath.normpath(path)))
+        yield
+
+
+@contextlib.contextmanager
 def volume_at(hypervisor: Hypervisor, path: str) -> Iterator[libvirt.virStorageVol | None]:
     conn = hypervisor.conn
     found = _by_path(hypervisor, path)
