@@ -20,21 +20,17 @@ def abortable(
     tick: Callable[[], object] | None = None,
     patience: float | None = None,
     every: float = TICK,
-    at_once: bool = False,
 ) -> T:
     """What ``call`` returns, run in a thread of its own.
 
     A signal's exception (Ctrl-C, SIGTERM) asks ``abort`` to end the work early, then waits for the call,
     whichever way it ends, before it is raised on: nothing is left running behind the caller's back. With
     ``patience`` it waits no longer than so many seconds, and not at all where ``abort`` says False: nobody heard it.
-    ``tick`` is called each ``every`` seconds, ``at_once`` a first time as soon as the call is under way; what libvirt
-    refuses to tell it is no error of the work.
+    ``tick`` is called each ``every`` seconds; what libvirt refuses to tell it is no error of the work.
     """
     asking = Asking(call)
-    wait = 0.0 if at_once else every
     try:
-        while not asking.ended(wait):
-            wait = every
+        while not asking.ended(every):
             if tick is not None:
                 with contextlib.suppress(libvirt.libvirtError):
                     tick()

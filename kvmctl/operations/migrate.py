@@ -158,6 +158,8 @@ class _Move:
                 migrate_storage.send(self.sides.source, self.sides.destination, move, self.progress)
             else:
                 migrate_storage.make(self.sides.destination, move)
+        with translated(self.sides.source.uri):
+            self.steer.first_limit()
 
     def _note(self) -> None:
         note = Note(
@@ -191,16 +193,15 @@ class _Move:
         return here.word == self.sides.state and there.word == "absent"
 
     def _call(self, call: Callable[[], object]) -> None:
-        # The first tick limits the pause, while the other libvirt starts its QEMU.
-        abortable(call, abort=self._abort, tick=self._tick, patience=CANCEL_SECONDS, every=LOOK_SECONDS, at_once=True)
+        abortable(call, abort=self._abort, tick=self._tick, patience=CANCEL_SECONDS, every=LOOK_SECONDS)
 
     def _tick(self) -> None:
         # Neither the deadline, nor Ctrl-C, nor the move's own end may wait for an answer: a QEMU whose disks wait for a
         # dead link gives none. So the answer is looked for at the next tick.
+        _ = self.end
         asking = self._asking
         if asking is None or asking.ended():
             self._asking = Asking(self.steer.tick)
-            _ = self.end
             if asking is not None:
                 asking.result()
                 self._stalled()

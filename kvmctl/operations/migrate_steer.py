@@ -96,6 +96,14 @@ class Steer:
         self._paid = (0, 0)
         self._shrunk = 1.0
 
+    def first_limit(self) -> None:
+        """Set QEMU's limit before the migration starts: its own is 300 ms.
+
+        Not later, while the other side starts its QEMU: libvirt lets this beside the move, but one that comes in the
+        moment between the job's beginning and its saying so waits for the end of it all.
+        """
+        self._limit(FIRST)
+
     def _limit(self, part: float, factor: float = 1.0) -> None:
         wanted = max(1, round(self.wish.max_downtime * 1000 * part * factor))
         # Little changes are not worth a question to QEMU, which moves the guest meanwhile.
@@ -108,9 +116,6 @@ class Steer:
         if self.given_up is not None:
             return
         self.check_deadline()
-        if not self.limit_ms:
-            # QEMU's own is 300 ms. It is set before anything is sent: the other side has a QEMU to start first.
-            self._limit(FIRST)
         stats = self.domain.jobStats(0)
         if stats.get("type") == libvirt.VIR_DOMAIN_JOB_NONE:
             return

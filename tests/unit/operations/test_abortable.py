@@ -77,9 +77,3 @@ def test_it_does_not_wait_for_what_nobody_heard_or_for_longer_than_it_may(
 
     with pytest.raises(KeyboardInterrupt):
         abortable(never.wait, abort=lambda: heard, tick=interrupted, patience=patience)
-
-
-def test_a_first_tick_at_once() -> None:
-    """The call waits for it; the second would come after an hour."""
-    ticked = threading.Event()
-    assert abortable(lambda: ticked.wait(60), tick=ticked.set, every=3600, at_once=True)
