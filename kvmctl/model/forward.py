@@ -1,6 +1,5 @@
 """A published port as users write it: ``[ADDR:]HOST:GUEST[/udp]``, with ranges on both sides."""
 
-import ipaddress
 import re
 from collections.abc import Sequence
 from typing import Literal
@@ -32,6 +31,9 @@ def parse_forward(text: str) -> tuple[Forward, ...]:
     if len(parts) != 2:
         raise UsageProblem(f"{shown} does not name a host port and a guest port", _HINT)
     if address is not None:
+        # Imported late: most forwards name no address, and each new VM waits for the imports.
+        import ipaddress
+
         try:
             address = str(ipaddress.ip_address(address))
         except ValueError:

@@ -1,10 +1,12 @@
 """Graphics, video and sound."""
 
-import ipaddress
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from kvmctl.errors import UsageProblem
 from kvmctl.model import xml
+
+if TYPE_CHECKING:
+    import ipaddress
 
 Graphics = Literal["none", "vnc", "spice"]
 GRAPHICS: tuple[Graphics, ...] = ("none", "vnc", "spice")
@@ -12,8 +14,11 @@ GRAPHICS: tuple[Graphics, ...] = ("none", "vnc", "spice")
 LOOPBACK = "127.0.0.1"
 
 
-def listen_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def listen_address(text: str) -> "ipaddress.IPv4Address | ipaddress.IPv6Address":
     """The address that a screen is to be served on. Raises UsageProblem where ``text`` is none."""
+    # Imported late: most screens are served where they always are.
+    import ipaddress
+
     try:
         return ipaddress.ip_address(text)
     except ValueError:

@@ -5,7 +5,6 @@ which would take rtl8139 and a MAC of its own). ``inbound`` and ``outbound`` are
 of it; 0 is no limit.
 """
 
-import ipaddress
 import re
 from typing import Literal, NamedTuple, cast, get_args
 
@@ -213,6 +212,9 @@ def check_network_name(name: str) -> str:
 
 def check_address(text: str) -> str:
     """``text`` as an IPv4 or IPv6 address in its usual form, if one guest can have it."""
+    # Imported late, as in the other places that a new VM passes: most are given no address.
+    import ipaddress
+
     try:
         address = ipaddress.ip_address(text)
     except ValueError:

@@ -1,6 +1,6 @@
 """Deciding how a new VM will be: everything that can be refused is refused here, before anything is made."""
 
-import datetime
+import time
 from typing import Any, Literal, NamedTuple
 
 import libvirt
@@ -104,7 +104,7 @@ def plan(hypervisor: Hypervisor, request: Request, progress: Progress | None = N
     )
     parts.collect()
     metadata = Metadata(
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
         image=parts.image.name if parts.image else None,
         user=request.user,
         volumes=tuple(planned.volume for planned in parts.volumes),
