@@ -1,14 +1,12 @@
 """The options that say how a guest shall move, for ``migrate`` and ``host evacuate``."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from kvmctl.cli.moving import BANDWIDTH_UNIT
-from kvmctl.cli.options import DURATION, Size, timeout
-
-F = TypeVar("F", bound=Callable[..., Any])
+from kvmctl.cli.options import DURATION, F, Size, timeout
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(

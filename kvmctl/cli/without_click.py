@@ -1,6 +1,7 @@
 """Reading the command lines that scripts write most without click, whose import takes longer than the work itself."""
 
 from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from kvmctl.cli.app import App
@@ -34,7 +35,7 @@ def one_of(*words: str) -> Callable[[str], str]:
 def read(
     arguments: list[str],
     flags: Collection[str] = (),
-    readers: Mapping[str, Callable[[str], Any]] | None = None,
+    readers: Mapping[str, Callable[[str], Any]] = MappingProxyType({}),
     repeatable: Collection[str] = (),
 ) -> Line | None:
     """None where there is any option in it but ``-c``, ``-o``, ``-q`` and those given here, or a wrong one.
@@ -61,11 +62,11 @@ def read(
             app.quiet = True
         elif word in flags:
             found.add(word)
-        elif word in repeatable or (readers is not None and word in readers):
+        elif word in repeatable or word in readers:
             value = next(rest, None)
             if value is None:
                 return None
-            if readers is None or word in repeatable:
+            if word in repeatable:
                 repeated.append((word, value))
                 continue
             try:

@@ -83,11 +83,16 @@ def _device(hypervisor: Hypervisor, path: str) -> HypervisorFile | None:
 
 @contextlib.contextmanager
 def beside(hypervisor: Hypervisor, path: str) -> Iterator[None]:
-    """Within it the files of ``path``'s directory that are in no pool are looked at through one momentary pool."""
+    """Within it the files of ``path``'s directory that are in no pool are looked at through one momentary pool.
+
+    Not where it is one of devices, which look() does not look at through a pool either.
+    """
+    path = posixpath.normpath(path)
     with contextlib.ExitStack() as held:
         # Where another kvmctl is looking there just now, each file is looked at by itself.
         with contextlib.suppress(NotFound):
-            held.enter_context(volume_at(hypervisor, posixpath.normpath(path)))
+            if not path.startswith("/dev/"):
+                held.enter_context(volume_at(hypervisor, path))
         yield
 
 

@@ -99,8 +99,8 @@ class Steer:
     def first_limit(self) -> None:
         """Set QEMU's limit before the migration starts: its own is 300 ms.
 
-        Not later, while the other side starts its QEMU: libvirt lets this beside the move, but one that comes in the
-        moment between the job's beginning and its saying so waits for the end of it all.
+        Not later, while the other side starts its QEMU: libvirt lets this beside the move, but one that came at its
+        beginning was seen to wait for the end of it all, probably as the job had begun and not yet said so.
         """
         self._limit(FIRST)
 
